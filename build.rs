@@ -1,0 +1,27 @@
+//! Compiles the `.proto` files with a compiler written in Rust, so that no `protoc` is needed.
+
+use std::{env, fs, path::PathBuf};
+
+use prost::Message;
+
+type Error = Box<dyn std::error::Error>;
+
+const PROTOS: [&str; 4] = [
+    "apache/rocketmq/v2/definition.proto",
+    "apache/rocketmq/v2/service.proto",
+    "apache/rocketmq/v2/admin.proto",
+    "ferromq/admin/v1/admin.proto",
+];
+
+fn main() -> Result<(), Error> {
+    println!("cargo:rerun-if-changed=proto");
+    let descriptors = protox::compile(PROTOS, ["proto"])?;
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    // Served by gRPC reflection.
+    fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure()
+        // Message bodies are sliced out of the request and the log, never copied.
+        .bytes(".apache.rocketmq.v2")
+        .compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,4 @@
+//! FerroMQ: a RocketMQ 5 compatible messaging server.
+
+pub mod proto;
+pub mod types;

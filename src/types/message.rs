@@ -1,0 +1,151 @@
+//! A message on its way in ([`NewMessage`]) and out ([`StoredMessage`]).
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+
+use super::{PhysicalOffset, Properties, QueueId, QueueOffset, Timestamp, TopicName, properties::key};
+
+/// What kind of message a topic takes; Apache's topic attribute `message.type`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum MessageType {
+    Normal,
+    Fifo,
+    Delay,
+    Transaction,
+    /// A topic that takes all of the four above. No message has this type.
+    Mixed,
+    Lite,
+    Priority,
+}
+
+impl MessageType {
+    pub const ALL: [Self; 7] =
+        [Self::Normal, Self::Fifo, Self::Delay, Self::Transaction, Self::Mixed, Self::Lite, Self::Priority];
+
+    /// As `topics.json` spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Normal => "NORMAL",
+            Self::Fifo => "FIFO",
+            Self::Delay => "DELAY",
+            Self::Transaction => "TRANSACTION",
+            Self::Mixed => "MIXED",
+            Self::Lite => "LITE",
+            Self::Priority => "PRIORITY",
+        }
+    }
+
+    /// Reads the spelling of `topics.json`, in any case.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|t| t.as_str().eq_ignore_ascii_case(text))
+    }
+
+    /// Whether a topic of this type takes a message of that type.
+    pub fn accepts(self, message: Self) -> bool {
+        match self {
+            Self::Mixed => matches!(message, Self::Normal | Self::Fifo | Self::Delay | Self::Transaction),
+            _ => self == message,
+        }
+    }
+}
+
+/// The flag word of a record (`MessageSysFlag`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SysFlag(pub i32);
+
+impl SysFlag {
+    /// The body is compressed by the producer; the server stores it as it came.
+    pub const COMPRESSED: i32 = 0x1;
+    pub const TRANSACTION_MASK: i32 = 0xC;
+    pub const TRANSACTION_PREPARED: i32 = 0x4;
+    pub const TRANSACTION_COMMIT: i32 = 0x8;
+    pub const TRANSACTION_ROLLBACK: i32 = 0xC;
+    pub const BORN_HOST_V6: i32 = 0x10;
+    pub const STORE_HOST_V6: i32 = 0x20;
+
+    pub fn has(self, bits: i32) -> bool {
+        self.0 & bits == bits
+    }
+    #[must_use]
+    pub fn with(self, bits: i32) -> Self {
+        Self(self.0 | bits)
+    }
+}
+
+/// A message to be stored. Offsets, store time and store host are the log's to give.
+#[derive(Clone, Debug)]
+pub struct NewMessage {
+    pub topic: TopicName,
+    pub queue: QueueId,
+    /// Opaque to the server (classic clients set it).
+    pub flag: i32,
+    pub sys_flag: SysFlag,
+    pub born_at: Timestamp,
+    pub born_host: SocketAddr,
+    /// Failed attempts before this copy; 0 for what a producer sends.
+    pub reconsume_times: u32,
+    /// Where the half message lies, for a committed transaction.
+    pub prepared_at: Option<PhysicalOffset>,
+    pub properties: Properties,
+    pub body: Bytes,
+}
+
+/// A message read back from the log: a view over its record, cheap to clone.
+#[derive(Clone, Debug)]
+pub struct StoredMessage {
+    pub topic: TopicName,
+    pub queue: QueueId,
+    pub queue_offset: QueueOffset,
+    pub physical: PhysicalOffset,
+    pub flag: i32,
+    pub sys_flag: SysFlag,
+    pub born_at: Timestamp,
+    pub born_host: SocketAddr,
+    pub stored_at: Timestamp,
+    pub store_host: SocketAddr,
+    pub reconsume_times: u32,
+    pub prepared_at: Option<PhysicalOffset>,
+    /// Without the appended checksum.
+    pub properties: Properties,
+    pub body: Bytes,
+}
+
+impl StoredMessage {
+    pub fn tag(&self) -> Option<&str> {
+        self.properties.get(key::TAGS)
+    }
+    /// The producer's message id.
+    pub fn message_id(&self) -> Option<&str> {
+        self.properties.get(key::UNIQ_KEY)
+    }
+    /// The ordering key of a FIFO message.
+    pub fn message_group(&self) -> Option<&str> {
+        self.properties.get(key::SHARDING_KEY)
+    }
+}
+
+/// Java's `String.hashCode`: over UTF-16 code units, wrapping at 32 bits.
+pub fn java_hash(text: &str) -> i32 {
+    text.encode_utf16().fold(0i32, |h, unit| h.wrapping_mul(31).wrapping_add(i32::from(unit)))
+}
+
+/// What the consume queue keeps of a tag, to filter by without reading the log: the Java hash, sign-extended; 0
+/// without a tag.
+pub fn tags_code(tag: Option<&str>) -> i64 {
+    tag.map_or(0, |t| i64::from(java_hash(t)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn java_hash_agrees_with_the_jdk() {
+        assert_eq!(java_hash("TagA"), 2_598_919);
+        assert_eq!(java_hash("订单"), 1_129_459);
+        assert_eq!(java_hash("😀"), 1_772_899);
+        assert_eq!(java_hash("TopicTest"), -1_902_610_879);
+        assert_eq!(tags_code(Some("TopicTest")) as u64, 0xFFFF_FFFF_8E98_7641);
+    }
+}

@@ -1,0 +1,16 @@
+//! The vocabulary of messaging: names, offsets, messages, properties, time.
+//!
+//! Nothing here does I/O, knows a protocol or knows another room. A value is checked when it is made and trusted
+//! from then on.
+
+pub mod id;
+pub mod message;
+pub mod offset;
+pub mod properties;
+pub mod time;
+
+pub use id::{BrokerName, ClientId, GroupName, NameError, QueueId, TopicName};
+pub use message::{MessageType, NewMessage, StoredMessage, SysFlag, java_hash, tags_code};
+pub use offset::{PhysicalOffset, QueueOffset};
+pub use properties::Properties;
+pub use time::{Clock, Deadline, ManualClock, SystemClock, Timestamp};
