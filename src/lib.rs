@@ -1,4 +1,5 @@
 //! FerroMQ: a RocketMQ 5 compatible messaging server.
 
 pub mod proto;
+pub mod store;
 pub mod types;

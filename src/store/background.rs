@@ -1,0 +1,260 @@
+//! The store's threads, and what they do besides committing.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::{
+    FlushPolicy, Poisoned, Threads,
+    checkpoint::Checkpoint,
+    core::{Core, Progress},
+    derived, indexing, retention, scan,
+    segment::Segment,
+};
+use crate::types::{PhysicalOffset, Timestamp};
+
+/// Between two rounds of the background.
+const ROUND: Duration = Duration::from_secs(1);
+/// What is derived is written after so many rounds with something new, or once so many bytes of the log are new: a
+/// restart after a crash reads that much of the log.
+const DERIVE_ROUNDS: u32 = 5;
+const DERIVE_BYTES: u64 = 64 << 20;
+
+/// Retention looks after so many rounds (`cleanResourceInterval`).
+const RETENTION_ROUNDS: u32 = 10;
+
+/// The time is saved after so many rounds without anything else to save.
+const TIME_ROUNDS: u32 = 60;
+
+/// Whether a round writes what is derived.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Derive {
+    WhenDue,
+    Now,
+}
+
+/// The store's threads; ended with the last handle.
+pub(super) struct Owner {
+    core: Arc<Core>,
+    ends: Arc<(Mutex<bool>, Condvar)>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Owner {
+    pub(super) fn start(core: Arc<Core>) -> std::io::Result<Self> {
+        let owner = Self { core, ends: Arc::default(), threads: Mutex::default() };
+        if owner.core.config.threads == Threads::Stepped {
+            return Ok(owner);
+        }
+        owner.spawn("store-ahead", |core| core.log.keep_ahead())?;
+        match owner.core.config.flush {
+            FlushPolicy::Sync => owner.spawn("store-commit", |core| core.log.keep_committing())?,
+            FlushPolicy::Async { interval } => {
+                owner.spawn("store-flush", move |core| core.log.keep_flushing(interval))?
+            }
+        }
+        let ends = owner.ends.clone();
+        owner.spawn("store-rounds", move |core| keep_rounds(core, &ends))?;
+        Ok(owner)
+    }
+
+    fn spawn(&self, name: &str, work: impl FnOnce(&Core) + Send + 'static) -> std::io::Result<()> {
+        let core = self.core.clone();
+        let thread = std::thread::Builder::new().name(name.into()).spawn(move || work(&core))?;
+        self.threads.lock().push(thread);
+        Ok(())
+    }
+
+    /// Ends the threads and waits for them. What has a place is committed first.
+    pub(super) fn end(&self) {
+        self.core.log.tail.lock().is_closed = true;
+        self.core.log.work.notify_all();
+        self.core.log.ahead.end();
+        *self.ends.0.lock() = true;
+        self.ends.1.notify_all();
+        for thread in self.threads.lock().drain(..) {
+            // A thread that panicked has said so; there is nothing left to end.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn keep_rounds(core: &Core, ends: &(Mutex<bool>, Condvar)) {
+    let mut ended = ends.0.lock();
+    while !*ended {
+        ends.1.wait_for(&mut ended, ROUND);
+        let is_over = parking_lot::MutexGuard::unlocked(&mut ended, || core.tick(Derive::WhenDue).is_err());
+        if is_over {
+            return;
+        }
+    }
+}
+
+impl Core {
+    /// One round: looks for room on the disk, writes what is derived when it is due, and checkpoints what changed.
+    pub(super) fn tick(&self, derive: Derive) -> Result<(), Poisoned> {
+        self.log.marks.alive()?;
+        self.look_for_room();
+        self.round(&mut self.progress.lock(), derive)
+    }
+
+    /// The part of a round that excludes others.
+    pub(super) fn round(&self, progress: &mut Progress, derive: Derive) -> Result<(), Poisoned> {
+        let next = self.advance(progress, derive)?;
+        self.checkpoint(progress, next)?;
+        self.retain(progress, derive)
+    }
+
+    /// The last round: everything is committed, so everything is written, and the checkpoint says so.
+    pub(super) fn tick_closing(&self) -> Result<(), Poisoned> {
+        let mut progress = self.progress.lock();
+        {
+            let tail = self.log.tail.lock();
+            progress.seen = (tail.end, tail.stored_at);
+        }
+        let mut next = self.advance(&mut progress, Derive::Now)?;
+        next.is_closed = next.recover_from == next.durable;
+        self.checkpoint(&mut progress, next)
+    }
+
+    fn look_for_room(&self) {
+        if let Ok(space) = self.disk.space(self.log.segments.dir()) {
+            self.log.room.seen(space);
+        }
+        if self.log.room.is_out() {
+            self.log.write_ahead();
+        }
+    }
+
+    /// What can be vouched for now.
+    fn advance(&self, progress: &mut Progress, derive: Derive) -> Result<Checkpoint, Poisoned> {
+        let marks = self.log.marks.get();
+        let mut next = progress.written;
+        next.durable = marks.durable;
+        let (seen, stored_at) = progress.seen;
+        if seen <= next.durable {
+            next.stored_at = stored_at;
+        }
+        let derivable = marks.durable.min(marks.dispatched);
+        progress.rounds += 1;
+        let is_due = progress.rounds >= DERIVE_ROUNDS || next.recover_from.until(derivable) >= DERIVE_BYTES;
+        if (derive == Derive::Now || is_due) && derivable > next.recover_from {
+            next.recover_from = next.recover_from.max(self.derive(derivable)?);
+            if seen <= next.recover_from {
+                next.derived_at = stored_at;
+            }
+            progress.rounds = 0;
+        }
+        let tail = self.log.tail.lock();
+        progress.seen = (tail.end, tail.stored_at);
+        Ok(next)
+    }
+
+    /// Writes what is derived from the log below a position, which is durable. Returns how far that is safe now: not
+    /// so far when the disk is full.
+    fn derive(&self, until: PhysicalOffset) -> Result<PhysicalOffset, Poisoned> {
+        let queued = match self.queues.flush(until).and_then(|()| self.queues.sync()) {
+            Ok(safe) => safe,
+            Err(error) => {
+                self.derived_late(&error)?;
+                PhysicalOffset::ZERO
+            }
+        };
+        let indexed = match self.index.as_ref().map(|index| index.derive(&self.log, until)) {
+            None => PhysicalOffset::MAX,
+            Some(Ok(safe)) => safe,
+            Some(Err(indexing::Error::Index(error))) => {
+                self.derived_late(&error)?;
+                PhysicalOffset::ZERO
+            }
+            Some(Err(error @ indexing::Error::Log(_))) => {
+                tracing::warn!(error = %error, "keys could not be indexed; trying again");
+                PhysicalOffset::ZERO
+            }
+        };
+        Ok(queued.min(indexed))
+    }
+
+    /// A failed sync ends the store. Anything else is tried again in the next round; the log has it all.
+    fn derived_late(&self, error: &derived::Error) -> Result<(), Poisoned> {
+        if error.is_fatal() {
+            return Err(self.log.marks.poison("writing what is derived from the log", error));
+        }
+        if error.is_full() {
+            self.log.room.ran_out();
+        } else {
+            tracing::warn!(error = %error, "what is derived from the log could not be written; trying again");
+        }
+        Ok(())
+    }
+
+    /// Deletes the segments that may go.
+    fn retain(&self, progress: &mut Progress, derive: Derive) -> Result<(), Poisoned> {
+        let (wall, reserved) = (self.clock.wall(), self.config.retention.reserved);
+        let trusted = progress.time.look(wall, self.clock.now(), reserved);
+        progress.rounds_since_retention += 1;
+        if progress.rounds_since_retention < RETENTION_ROUNDS && derive == Derive::WhenDue {
+            return Ok(());
+        }
+        progress.rounds_since_retention = 0;
+        let Ok(space) = self.disk.space(self.log.segments.dir()) else { return Ok(()) };
+        let oldest = self.log.segments.oldest(retention::BATCH_MAX + 2);
+        let segments: Vec<retention::Segment> = oldest.iter().map(|s| self.aged(s)).collect();
+        let held_from = PhysicalOffset::new(self.held_from.load(Ordering::Relaxed));
+        let gone = retention::expendable(&retention::Look {
+            segments: &segments,
+            config: &self.config.retention,
+            forced: self.config.clean_forcibly,
+            space,
+            wall,
+            trusted,
+            // What is not derived yet would be lost to recovery.
+            hold_from: held_from.min(progress.written.recover_from),
+        });
+        if gone.is_empty() {
+            return Ok(());
+        }
+        for base in &gone {
+            if let Err(error) = self.log.segments.remove_first(*base) {
+                tracing::warn!(error = %error, segment = %base, "an expired segment could not be removed; trying again");
+                break;
+            }
+            tracing::info!(segment = %base, "expired segment removed");
+        }
+        let begin = self.log.segments.first().map_or(PhysicalOffset::ZERO, |first| first.base());
+        let index = self.index.as_ref().map_or(Ok(()), |index| index.delete_before(begin));
+        match self.queues.set_min_by(begin).and(index) {
+            Ok(()) => Ok(()),
+            Err(error) => self.derived_late(&error),
+        }
+    }
+
+    /// A segment with the store time of the first record behind it, which is not before its newest.
+    fn aged(&self, segment: &Segment) -> retention::Segment {
+        let next = self.log.segments.find(segment.end()).and_then(|next| scan::first_stored_at(&next).ok().flatten());
+        let newest = next.unwrap_or(Timestamp::from_millis(i64::MAX));
+        retention::Segment { base: segment.base(), bytes: segment.len(), newest }
+    }
+
+    fn checkpoint(&self, progress: &mut Progress, mut next: Checkpoint) -> Result<(), Poisoned> {
+        progress.rounds_unwritten += 1;
+        if next == progress.written && progress.rounds_unwritten < TIME_ROUNDS {
+            return Ok(());
+        }
+        progress.rounds_unwritten = 0;
+        next.time = Some(progress.time.saved());
+        progress.file.write(&next).map_err(|e| self.log.marks.poison("writing the checkpoint", &e))?;
+        progress.written = next;
+        Ok(())
+    }
+}

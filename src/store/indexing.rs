@@ -1,0 +1,114 @@
+//! Keeps the index up with the log.
+
+use std::{io, ops::RangeInclusive};
+
+use parking_lot::Mutex;
+
+use super::{
+    commit_log::CommitLog,
+    derived,
+    index_file::{Index, IsFull, Key},
+    scan::{Scanned, scan},
+};
+use crate::types::{PhysicalOffset, SysFlag, Timestamp, TopicName, properties::key};
+
+/// Bytes of the log that are read for the index at once at most, so that a round of the background ends soon.
+const FOLLOW_MAX: u64 = 256 << 20;
+/// Any store time.
+const ANY_TIME: RangeInclusive<Timestamp> = Timestamp::from_millis(i64::MIN)..=Timestamp::from_millis(i64::MAX);
+
+/// The index, and how far it has read the log. It is read again rather than handed over by the appenders: nothing waits
+/// for the index then, and a lag costs no memory.
+pub(super) struct Indexing {
+    index: Index,
+    next: Mutex<PhysicalOffset>,
+    apache_until: PhysicalOffset,
+}
+
+impl Indexing {
+    /// `next` is where the index's files leave off.
+    pub(super) fn new(index: Index, next: PhysicalOffset, apache_until: PhysicalOffset) -> Self {
+        Self { index, next: Mutex::new(next), apache_until }
+    }
+
+    /// Reads the log up to `until`, which is dispatched, or some of the way; writes what does not fit in memory if its
+    /// records lie below `durable`. Returns how far it came.
+    fn follow(&self, log: &CommitLog, until: PhysicalOffset, durable: PhysicalOffset) -> Result<PhysicalOffset, Error> {
+        let mut next = self.next.lock();
+        let until = until.min(next.plus(FOLLOW_MAX));
+        while *next < until {
+            let mut full_at = None;
+            let end = scan(&log.segments, *next..until, self.apache_until, |record| {
+                if full_at.is_none() && self.insert(record).is_err() {
+                    full_at = Some(record.at);
+                }
+            })?;
+            match full_at {
+                Some(at) => {
+                    *next = at;
+                    if at > durable {
+                        break;
+                    }
+                    self.index.flush(at)?;
+                }
+                None if end.at >= until => *next = end.at,
+                None => {
+                    // A damaged record hides where the next one starts, up to the end of its file.
+                    tracing::error!(at = %end.at, defect = ?end.defect, "the log is damaged; keys behind are not indexed");
+                    *next = log.segments.find(end.at).map_or(until, |segment| segment.end().min(until));
+                }
+            }
+        }
+        Ok(*next)
+    }
+
+    fn insert(&self, Scanned { at, frame, bytes }: &Scanned) -> Result<(), IsFull> {
+        let is_rollback = frame.sys_flag.0 & SysFlag::TRANSACTION_MASK == SysFlag::TRANSACTION_ROLLBACK;
+        let Ok(topic) = frame.topic_name(bytes) else { return Ok(()) };
+        if is_rollback {
+            return Ok(());
+        }
+        let properties = frame.properties_of(bytes);
+        let keys = properties.get(key::UNIQ_KEY).into_iter().chain(keys(properties.get(key::KEYS)));
+        let key = |key| Key { topic: topic.as_str(), key, physical: *at, stored_at: frame.stored_at };
+        self.index.insert_batch(&keys.map(key).collect::<Vec<_>>())
+    }
+
+    /// Reads the log up to `until` and makes what lies there durable. Returns below which position that is so.
+    pub(super) fn derive(&self, log: &CommitLog, until: PhysicalOffset) -> Result<PhysicalOffset, Error> {
+        let reached = self.follow(log, until, until)?;
+        self.index.flush(reached)?;
+        Ok(self.index.sync()?)
+    }
+
+    /// Where records with this key may lie, newest first; more than `max` are not looked for. The caller compares.
+    pub(super) fn query(
+        &self,
+        log: &CommitLog,
+        topic: &TopicName,
+        key: &str,
+        max: usize,
+    ) -> Result<Vec<PhysicalOffset>, Error> {
+        let marks = log.marks.get();
+        self.follow(log, marks.dispatched, marks.durable)?;
+        Ok(self.index.query(topic.as_str(), key, ANY_TIME, max)?)
+    }
+
+    pub(super) fn delete_before(&self, begin: PhysicalOffset) -> Result<(), derived::Error> {
+        self.index.delete_before(begin)
+    }
+}
+
+/// The items of a `KEYS` property.
+pub(super) fn keys(keys: Option<&str>) -> impl Iterator<Item = &str> {
+    keys.unwrap_or_default().split(' ').filter(|key| !key.is_empty())
+}
+
+/// Why the index is not up with the log.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("reading the log: {0}")]
+    Log(#[from] io::Error),
+    #[error(transparent)]
+    Index(#[from] derived::Error),
+}

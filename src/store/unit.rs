@@ -1,0 +1,92 @@
+//! Records that enter the log together.
+
+use std::{cell::Cell, net::SocketAddr, sync::Arc};
+
+use super::{
+    AppendError, Appended, Entry,
+    consume_queue::{QueueState, Queues},
+    record::{self, Unplaced},
+};
+use crate::types::{NewMessage, PhysicalOffset, QueueOffset, Timestamp, properties::key, tags_code};
+
+/// Bytes of an encoding buffer that is kept for the thread's next append.
+const BUFFER_KEPT_MAX: usize = 1 << 20;
+
+thread_local! {
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// The records of one append, encoded, in one buffer. After a crash all of them are there or none.
+pub(super) struct Unit {
+    buffer: Vec<u8>,
+    records: Vec<Pending>,
+}
+
+struct Pending {
+    record: Unplaced,
+    queue: Option<Arc<QueueState>>,
+    tags_code: i64,
+}
+
+/// A consume queue entry that waits until its record is safe.
+pub(super) struct Dispatch {
+    pub(super) queue: Arc<QueueState>,
+    pub(super) entry: Entry,
+}
+
+impl Unit {
+    /// Encodes the messages; needs no lock.
+    pub(super) fn encode(
+        messages: &[NewMessage],
+        queues: &Queues,
+        store_host: SocketAddr,
+    ) -> Result<Self, AppendError> {
+        let mut unit = Self { buffer: BUFFER.take(), records: Vec::with_capacity(messages.len()) };
+        unit.buffer.clear();
+        for (i, message) in messages.iter().enumerate() {
+            let remaining = (messages.len() > 1).then(|| messages.len() - 1 - i);
+            let record = record::encode(&mut unit.buffer, message, remaining, store_host)?;
+            let queue = record::is_queued(message.sys_flag).then(|| queues.queue(&message.topic, message.queue));
+            unit.records.push(Pending { record, queue, tags_code: tags_code(message.properties.get(key::TAGS)) });
+        }
+        Ok(unit)
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.buffer.len() as u64
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.buffer
+    }
+
+    /// Gives every record its place and hands its queue entry to `dispatch`. Under the log's lock, which is what makes
+    /// queue offsets and physical offsets grow together.
+    pub(super) fn place(
+        &mut self,
+        at: PhysicalOffset,
+        stored_at: Timestamp,
+        mut dispatch: impl FnMut(Dispatch),
+    ) -> Vec<Appended> {
+        let Self { buffer, records } = self;
+        let appended = records.drain(..).map(|Pending { record, queue, tags_code }| {
+            let physical = at.plus(record.at as u64);
+            let queue_offset = queue.as_ref().map_or(QueueOffset::ZERO, |q| q.assign());
+            record.place(buffer, physical, queue_offset, stored_at);
+            if let Some(queue) = queue {
+                let entry = Entry { offset: queue_offset, physical, size: record.len as u32, tags_code };
+                dispatch(Dispatch { queue, entry });
+            }
+            Appended { queue_offset, physical, stored_at }
+        });
+        appended.collect()
+    }
+}
+
+impl Drop for Unit {
+    fn drop(&mut self) {
+        if self.buffer.capacity() <= BUFFER_KEPT_MAX {
+            BUFFER.set(std::mem::take(&mut self.buffer));
+        }
+    }
+}
