@@ -1,5 +1,6 @@
 //! FerroMQ: a RocketMQ 5 compatible messaging server.
 
+pub mod broker;
 pub mod proto;
 pub mod store;
 pub mod types;

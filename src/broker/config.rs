@@ -1,0 +1,62 @@
+//! What an operator can set about messaging. `config.rs` of the crate fills it from Apache's keys.
+
+use std::time::Duration;
+
+use crate::types::BrokerName;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// `brokerName`.
+    pub broker_name: BrokerName,
+    /// `brokerClusterName`.
+    pub cluster_name: String,
+    /// `brokerIP1` and port, written into records as the store host.
+    pub store_host: std::net::SocketAddr,
+    /// `autoCreateTopicEnable`.
+    pub auto_create_topic: bool,
+    /// `autoCreateSubscriptionGroup`.
+    pub auto_create_group: bool,
+    /// `defaultTopicQueueNums`: queues of a topic that is made without a number.
+    pub default_queues: u32,
+    /// `maxMessageSize`, bytes of a body.
+    pub max_message_bytes: usize,
+    /// `enableTopicMessageTypeCheck`.
+    pub check_message_type: bool,
+    /// `maxPopPollingSize` and `popPollingSize`: parked polls in all, and for one topic and group.
+    pub polls_max: usize,
+    pub polls_per_group_max: usize,
+    /// `popInflightMessageThreshold`: deliveries of one queue and group that are neither acked nor expired, at most.
+    pub in_flight_max: usize,
+    /// `retryMaxTimes` of a group that is made without one; deliveries are one more.
+    pub retry_max_times: u32,
+    /// `flushConsumerOffsetInterval`: how often consumption state is snapshotted when it changed.
+    pub snapshot_interval: Duration,
+    /// `channelExpiredTimeout`: a client without heartbeat for this long is gone.
+    pub client_timeout: Duration,
+    /// Topics and groups at most (together with what was auto-created).
+    pub topics_max: usize,
+    pub groups_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            broker_name: BrokerName::parse("broker-a").expect("a constant name"),
+            cluster_name: "DefaultCluster".into(),
+            store_host: ([127, 0, 0, 1], 8081).into(),
+            auto_create_topic: true,
+            auto_create_group: true,
+            default_queues: 8,
+            max_message_bytes: 4 << 20,
+            check_message_type: true,
+            polls_max: 100_000,
+            polls_per_group_max: 1024,
+            in_flight_max: 1_000_000,
+            retry_max_times: 16,
+            snapshot_interval: Duration::from_secs(5),
+            client_timeout: Duration::from_secs(120),
+            topics_max: 100_000,
+            groups_max: 100_000,
+        }
+    }
+}

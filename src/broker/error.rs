@@ -1,0 +1,93 @@
+//! What the broker can refuse: one enum for each verb, each variant with the data that a front needs to word it.
+
+use crate::{
+    store::{AppendError, Poisoned, ReadError},
+    types::{GroupName, MessageType, TopicName},
+};
+
+/// Why a message was not stored.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ProduceError {
+    #[error("topic {0} does not exist; create it with `ferromq topic create {0}`")]
+    TopicNotFound(TopicName),
+    #[error("topic {0} has no writable queue; `ferromq topic update {0} --writable true` opens it")]
+    NotWritable(TopicName),
+    #[error("topic {topic} takes {} messages, this one is {}; use a topic of that type", expected.as_str(), actual.as_str())]
+    TypeConflict { topic: TopicName, expected: MessageType, actual: MessageType },
+    #[error("{} messages are not served yet", .0.as_str())]
+    Unsupported(MessageType),
+    #[error("the body has {size} bytes, maxMessageSize is {max}")]
+    BodyTooLarge { size: usize, max: usize },
+    #[error("the server has {0} topics, which is its limit; delete some or raise topicsMax")]
+    TooManyTopics(usize),
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// Metadata could not be written.
+    #[error("saving the topic table: {0}")]
+    Metadata(String),
+}
+
+/// Why a poll got nothing but a refusal.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum TakeError {
+    #[error("topic {0} does not exist; create it with `ferromq topic create {0}`")]
+    TopicNotFound(TopicName),
+    #[error("group {0} does not exist; create it with `ferromq group create {0}`")]
+    GroupNotFound(GroupName),
+    #[error("topic {0} has no readable queue; `ferromq topic update {0} --readable true` opens it")]
+    NotReadable(TopicName),
+    #[error("group {0} may not consume; `ferromq group update {0} --consume-enabled true` lets it")]
+    GroupDisabled(GroupName),
+    #[error("{parked} polls are parked, the most is {max}; raise {setting}")]
+    PollingFull { parked: usize, max: usize, setting: &'static str },
+    #[error("the server has {0} groups, which is its limit; delete some or raise groupsMax")]
+    TooManyGroups(usize),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Poisoned(#[from] Poisoned),
+    #[error("saving the group table: {0}")]
+    Metadata(String),
+}
+
+/// Why a delivery could not be settled (acked, changed, dead-lettered).
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum SettleError {
+    /// The handle is not one of ours, or not of this group and topic.
+    #[error("the receipt handle is not valid here")]
+    Invalid,
+    /// Its lease has ended, or a newer delivery or handle took its place.
+    #[error("the receipt handle is expired")]
+    Expired,
+    #[error("topic {0} does not exist")]
+    TopicNotFound(TopicName),
+    #[error("group {0} does not exist")]
+    GroupNotFound(GroupName),
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Poisoned(#[from] Poisoned),
+}
+
+/// Why a topic or group was not made, changed or deleted.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AdminError {
+    #[error("topic {0} does not exist; `ferromq topic list` shows those that do")]
+    TopicNotFound(TopicName),
+    #[error("group {0} does not exist; `ferromq group list` shows those that do")]
+    GroupNotFound(GroupName),
+    /// `0` says what exists and how it differs.
+    #[error("{0}")]
+    Conflict(String),
+    #[error("{0}")]
+    Invalid(String),
+    #[error("the server has {0}, which is its limit; delete some, or raise topicsMax or groupsMax")]
+    TooMany(usize),
+    #[error("{0} belongs to the system and cannot be made, changed or deleted; choose another name")]
+    Reserved(String),
+    /// The table could not be written, so nothing has changed.
+    #[error("nothing was changed, since the table could not be saved: {0}")]
+    Metadata(String),
+}

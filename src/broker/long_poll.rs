@@ -1,0 +1,270 @@
+//! Parked polls, woken by what they wait for. No polling loop anywhere.
+//!
+//! A poll takes a [`Seat`] in the [`Line`] of its topic and group and only then has its last look: what arrives before
+//! the look is seen by it, what arrives after finds the seat. An arrival wakes one poll of each group, the oldest whose
+//! filter may want the message; a poll that was woken and has not looked yet will see later arrivals too, so they wake
+//! nobody else. Whoever takes a full batch and leaves some wakes the next ([`Line::wake`]).
+//!
+//! A wake-up is never lost: a seat that is given up between being woken and having looked passes the wake-up on.
+//!
+//! Locks: `topics`, then one line's; wakers run after both are let go.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering, fence},
+    },
+    task::{Context, Poll, Waker},
+};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::types::{GroupName, TopicName};
+
+use super::Filter;
+
+#[cfg(test)]
+mod tests;
+
+/// Why a poll is woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// A message with this tag hash arrived.
+    Arrival { tags_code: i64 },
+    /// Something else changed: a retry is due, there is more, there is room. Any filter may be concerned.
+    Any,
+}
+
+/// Why no seat was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full {
+    pub parked: usize,
+    pub max: usize,
+    /// The setting that names the bound.
+    pub setting: &'static str,
+}
+
+/// All parked polls.
+pub struct LongPoll {
+    room: Arc<Room>,
+    topics: RwLock<HashMap<TopicName, HashMap<GroupName, Arc<Line>>>>,
+}
+
+/// What all lines share.
+struct Room {
+    /// Seats taken.
+    parked: AtomicUsize,
+    ended: AtomicBool,
+    parked_max: usize,
+    line_max: usize,
+}
+
+/// The parked polls of one group on one topic.
+pub struct Line {
+    room: Arc<Room>,
+    seats: Mutex<Seats>,
+}
+
+#[derive(Default)]
+struct Seats {
+    /// By age: the first is the oldest. About 150 bytes each.
+    waiting: BTreeMap<u64, Waiting>,
+    next: u64,
+}
+
+struct Waiting {
+    filter: Filter,
+    woken: Option<Cause>,
+    waker: Option<Waker>,
+}
+
+/// A poll's place in a line. Dropped, it is free, and a wake-up that it did not use goes to the next.
+pub struct Seat {
+    line: Arc<Line>,
+    id: u64,
+}
+
+impl LongPoll {
+    /// `parked_max` seats in all (`maxPopPollingSize`), `line_max` in one line (`popPollingSize`).
+    pub fn new(parked_max: usize, line_max: usize) -> Self {
+        let room = Room { parked: AtomicUsize::new(0), ended: AtomicBool::new(false), parked_max, line_max };
+        Self { room: Arc::new(room), topics: RwLock::default() }
+    }
+
+    /// The line of a group on a topic, made if need be. It stays until the topic or the group is forgotten.
+    pub fn line(&self, topic: &TopicName, group: &GroupName) -> Arc<Line> {
+        let mut topics = self.topics.write();
+        let line = || Arc::new(Line { room: Arc::clone(&self.room), seats: Mutex::default() });
+        Arc::clone(topics.entry(topic.clone()).or_default().entry(group.clone()).or_insert_with(line))
+    }
+
+    /// Wakes one poll of each group. Called for each message, so it costs next to nothing while nobody waits.
+    pub fn arrived(&self, topic: &TopicName, tags_code: i64) {
+        // Pairs with the fence in `Line::sit`: either this sees the seat, or the poll's last look sees the message.
+        fence(Ordering::SeqCst);
+        if self.room.parked.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let mut wakers = Vec::new();
+        if let Some(lines) = self.topics.read().get(topic) {
+            for line in lines.values() {
+                line.seats.lock().wake(Cause::Arrival { tags_code }, &mut wakers);
+            }
+        }
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Lets go of the lines of a topic and sends their polls to look again.
+    pub fn forget_topic(&self, topic: &TopicName) {
+        let lines = self.topics.write().remove(topic).unwrap_or_default();
+        lines.values().for_each(|line| line.wake_all());
+    }
+
+    /// Lets go of the lines of a group and sends their polls to look again.
+    pub fn forget_group(&self, group: &GroupName) {
+        let mut topics = self.topics.write();
+        let lines: Vec<_> = topics.values_mut().filter_map(|lines| lines.remove(group)).collect();
+        drop(topics);
+        lines.iter().for_each(|line| line.wake_all());
+    }
+
+    /// Ends every parked poll, and lets no new one park.
+    pub fn end(&self) {
+        self.room.ended.store(true, Ordering::SeqCst);
+        let lines: Vec<_> = self.topics.read().values().flat_map(|lines| lines.values().cloned()).collect();
+        lines.iter().for_each(|line| line.wake_all());
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.room.ended.load(Ordering::SeqCst)
+    }
+
+    /// Seats taken.
+    pub fn parked(&self) -> usize {
+        self.room.parked.load(Ordering::Relaxed)
+    }
+}
+
+impl Line {
+    /// Takes a seat; from now on nothing that arrives is missed.
+    pub fn sit(self: &Arc<Self>, filter: Filter) -> Result<Seat, Full> {
+        let parked = self.room.parked.fetch_add(1, Ordering::SeqCst);
+        let full = |parked, max, setting| {
+            self.room.parked.fetch_sub(1, Ordering::SeqCst);
+            Err(Full { parked, max, setting })
+        };
+        if parked >= self.room.parked_max {
+            return full(parked, self.room.parked_max, "maxPopPollingSize");
+        }
+        let mut seats = self.seats.lock();
+        let in_line = seats.waiting.len();
+        if in_line >= self.room.line_max {
+            drop(seats);
+            return full(in_line, self.room.line_max, "popPollingSize");
+        }
+        let id = seats.next;
+        seats.next += 1;
+        // Whoever ends all polls may have been here already.
+        let woken = self.room.ended.load(Ordering::SeqCst).then_some(Cause::Any);
+        seats.waiting.insert(id, Waiting { filter, woken, waker: None });
+        drop(seats);
+        fence(Ordering::SeqCst);
+        Ok(Seat { line: Arc::clone(self), id })
+    }
+
+    /// Wakes the poll that can make most of it; nobody when a woken one is on its way.
+    pub fn wake(&self, cause: Cause) {
+        if self.room.parked.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let mut wakers = Vec::new();
+        self.seats.lock().wake(cause, &mut wakers);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    fn wake_all(&self) {
+        let mut wakers = Vec::new();
+        for waiting in self.seats.lock().waiting.values_mut() {
+            waiting.wake(Cause::Any, &mut wakers);
+        }
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Seats {
+    fn wake(&mut self, cause: Cause, wakers: &mut Vec<Waker>) {
+        match cause {
+            Cause::Arrival { tags_code } => {
+                if let Some(waiting) = self.waiting.values_mut().find(|w| w.filter.may_match(tags_code)) {
+                    waiting.wake(cause, wakers);
+                }
+            }
+            // Which filter it concerns is not known: one poll of each. The polls of a group have one filter as a rule.
+            Cause::Any => {
+                let mut seen: Vec<&Filter> = Vec::new();
+                for waiting in self.waiting.values_mut() {
+                    let Waiting { filter, woken, waker } = waiting;
+                    if !seen.contains(&&*filter) {
+                        seen.push(filter);
+                        *woken = Some(Cause::Any);
+                        wakers.extend(waker.take());
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Waiting {
+    fn wake(&mut self, cause: Cause, wakers: &mut Vec<Waker>) {
+        // Two different reasons before the poll has looked: whoever inherits them must assume anything.
+        self.woken = if self.woken.is_some_and(|before| before != cause) { Some(Cause::Any) } else { Some(cause) };
+        wakers.extend(self.waker.take());
+    }
+}
+
+impl Seat {
+    pub fn is_in(&self, line: &Arc<Line>) -> bool {
+        Arc::ptr_eq(&self.line, line)
+    }
+
+    /// Waits to be woken. May be dropped; the wake-up then stays with the seat.
+    pub async fn woken(&self) {
+        std::future::poll_fn(|cx| self.poll_woken(cx)).await;
+    }
+
+    fn poll_woken(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut seats = self.line.seats.lock();
+        let Some(waiting) = seats.waiting.get_mut(&self.id) else { return Poll::Ready(()) };
+        if waiting.woken.is_some() {
+            return Poll::Ready(());
+        }
+        if !waiting.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            waiting.waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Says that the poll is about to look: it uses the wake-up that it got, and what happens from now on wakes it anew.
+    pub fn about_to_look(&self) {
+        if let Some(waiting) = self.line.seats.lock().waiting.get_mut(&self.id) {
+            waiting.woken = None;
+        }
+        fence(Ordering::SeqCst);
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut wakers = Vec::new();
+        let mut seats = self.line.seats.lock();
+        let unused = seats.waiting.remove(&self.id).and_then(|waiting| waiting.woken);
+        if let Some(cause) = unused {
+            seats.wake(cause, &mut wakers);
+        }
+        drop(seats);
+        self.line.room.parked.fetch_sub(1, Ordering::SeqCst);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}

@@ -1,0 +1,139 @@
+//! The way out of a message that had its attempts, or that its consumer gave up: a copy in the group's dead-letter topic.
+//!
+//! The copy and the record that the original is done are one append, so a crash leaves both or neither.
+
+use std::sync::Arc;
+
+use crate::{
+    store::{AppendError, Entry, Purpose, ReadError},
+    types::{
+        GroupName, NewMessage, PhysicalOffset, QueueId, QueueOffset, StoredMessage, TopicName,
+        properties::{PROPERTIES_LEN_MAX, Properties, key},
+    },
+};
+
+use super::{AdminError, Broker, QueueBook, Receipt, SettleError, What};
+use crate::broker::long_poll::Cause;
+
+impl Broker {
+    /// Copies the message to the group's dead-letter topic and marks the delivery as done, as one append. Expiry is not
+    /// checked; what is done already stays done.
+    pub async fn forward_to_dead_letter(
+        &self,
+        topic: &TopicName,
+        group: &GroupName,
+        receipt: &Receipt,
+    ) -> Result<(), SettleError> {
+        let subscription = self.settled_subscription(topic, group)?;
+        if !receipt.is_sealed_for(topic, group) {
+            return Err(SettleError::Invalid);
+        }
+        let books = subscription.books();
+        let book = Arc::clone(books.get(receipt.queue.0 as usize).ok_or(SettleError::Invalid)?);
+        let (broker, offset) = (self.clone(), receipt.offset);
+        let at = PhysicalOffset::ZERO;
+        let moved = self.off_the_runtime(move || broker.dead_letter(&book, offset)).await;
+        let end = moved.map_err(|error| ReadError::Io { at, error: Arc::new(error) })??;
+        Ok(self.inner.store.committed(end).await?)
+    }
+
+    /// Copies and marks as done; the log's end that must be safe before anybody is told. Waits for the disk.
+    pub(super) fn dead_letter(&self, book: &QueueBook, offset: QueueOffset) -> Result<PhysicalOffset, SettleError> {
+        let inner = &self.inner;
+        if book.open().book.is_done(offset) {
+            return Ok(inner.store.end());
+        }
+        let owner = &book.owner;
+        let entry = entry_at(book, offset)?.ok_or(SettleError::Invalid)?;
+        let message = inner.store.message(entry.physical, entry.size)?;
+        let topic = match self.ensure_dead_letter_topic(&owner.group) {
+            Ok(topic) => topic.name.clone(),
+            Err(AdminError::GroupNotFound(group)) => return Err(SettleError::GroupNotFound(group)),
+            Err(error) => {
+                let error = Arc::new(std::io::Error::other(error.to_string()));
+                return Err(ReadError::Io { at: entry.physical, error }.into());
+            }
+        };
+        let mut pages = book.open();
+        if pages.forgotten {
+            return Err(SettleError::GroupNotFound(owner.group.clone()));
+        }
+        if pages.book.is_done(offset) {
+            return Ok(inner.store.end());
+        }
+        let end = self.append_copy(book, offset, &topic, &message)?;
+        inner.pop.touch();
+        pages.book.done(offset..offset.plus(1));
+        drop(pages);
+        owner.line.wake(Cause::Any);
+        Ok(end)
+    }
+
+    fn append_copy(
+        &self,
+        book: &QueueBook,
+        offset: QueueOffset,
+        topic: &TopicName,
+        message: &StoredMessage,
+    ) -> Result<PhysicalOffset, SettleError> {
+        match self.append_unit(book, offset, copy(topic, message, with_origin(message))) {
+            // A message that only just fitted: better a copy that does not name its origin than none.
+            Err(SettleError::Append(AppendError::PropertiesTooLarge { .. } | AppendError::TooLarge { .. })) => {
+                self.append_unit(book, offset, copy(topic, message, message.properties.clone()))
+            }
+            appended => appended,
+        }
+    }
+
+    fn append_unit(
+        &self,
+        book: &QueueBook,
+        offset: QueueOffset,
+        copy: NewMessage,
+    ) -> Result<PhysicalOffset, SettleError> {
+        let topic = copy.topic.clone();
+        let done = What::Done(vec![(book.queue_id, vec![offset..offset.plus(1)])]);
+        let unit = [copy, self.inner.pop.log.record(&book.owner, done)];
+        // `None`: somebody deleted the dead-letter topic just now.
+        let ticket = self.append_to_topic(&topic, &unit, Purpose::Internal);
+        Ok(ticket.ok_or(SettleError::TopicNotFound(topic))??.end)
+    }
+}
+
+/// The queue's entry of an offset, unless its message is gone.
+fn entry_at(book: &QueueBook, offset: QueueOffset) -> Result<Option<Entry>, ReadError> {
+    Ok(book.queue.entries(offset, 1)?.first().copied().filter(|entry| entry.offset == offset))
+}
+
+fn copy(topic: &TopicName, message: &StoredMessage, properties: Properties) -> NewMessage {
+    NewMessage {
+        topic: topic.clone(),
+        queue: QueueId(0),
+        flag: message.flag,
+        sys_flag: message.sys_flag,
+        born_at: message.born_at,
+        born_host: message.born_host,
+        reconsume_times: message.reconsume_times,
+        prepared_at: None,
+        properties,
+        body: message.body.clone(),
+    }
+}
+
+/// The message's properties and where it comes from. As in Apache (`AbstractSendMessageProcessor`), the first origin is
+/// kept where a message is sent on more than once, and the dead-letter origin is the last one.
+fn with_origin(message: &StoredMessage) -> Properties {
+    let properties = &message.properties;
+    let (topic, id) = (message.topic.as_str(), message.message_id().unwrap_or_default());
+    let first_topic = properties.get(key::RETRY_TOPIC).unwrap_or(topic);
+    let first_id = properties.get(key::ORIGIN_MESSAGE_ID).unwrap_or(id);
+    let mut out = properties.without(&[
+        key::RETRY_TOPIC,
+        key::ORIGIN_MESSAGE_ID,
+        key::DLQ_ORIGIN_TOPIC,
+        key::DLQ_ORIGIN_MESSAGE_ID,
+    ]);
+    out.push(key::RETRY_TOPIC, first_topic).push(key::ORIGIN_MESSAGE_ID, first_id);
+    out.push(key::DLQ_ORIGIN_TOPIC, topic).push(key::DLQ_ORIGIN_MESSAGE_ID, id);
+    if out.len() > PROPERTIES_LEN_MAX { properties.clone() } else { out.build() }
+}

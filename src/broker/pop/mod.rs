@@ -1,0 +1,232 @@
+//! POP consumption: the server hands each message to one consumer of a group for a while, and hands it out again until
+//! one says that it is done.
+//!
+//! - [`book`]: what is so about each message of a queue for a group; plain data.
+//! - [`subscription`]: the table of books and the order of locks; [`schedule`]: which book needs looking after when.
+//! - [`take`]: choose, book, read, or park until there is something ([`long_poll`](super::long_poll)).
+//! - [`settle`]: ack, change of the invisible time, renewal; [`dead_letter`]: the way out after the last attempt.
+//! - [`revive`]: leases that run out.
+//! - [`settle_record`], [`log`](self::log): what is written of all this; [`snapshot`], [`restore`]: how it comes back.
+//!
+//! What is kept where: a delivery writes nothing. Done, failed and held deliveries are records in the log, under the same
+//! sync as everything else. A crash forgets deliveries that nobody settled, so those messages come again, as the same
+//! attempt; a receipt from before the crash is honoured until they do.
+//!
+//! Within a run all leases and invisible times are monotonic. On disk they are wall-clock times with the original length
+//! beside them, so that a stepped clock can shorten a wait across a restart but never make it longer.
+
+mod book;
+mod codec;
+mod dead_letter;
+mod log;
+mod ranges;
+mod receipt;
+mod restore;
+mod revive;
+mod schedule;
+mod settle;
+mod settle_record;
+mod snapshot;
+mod subscription;
+mod take;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+pub use receipt::Receipt;
+
+use self::{
+    book::Book,
+    log::{Run, SettleLog},
+    schedule::Schedule,
+    settle_record::{Entry, What},
+    subscription::{Pages, QueueBook, Subscription, Subscriptions},
+};
+use super::{
+    AdminError, Broker, Config, Filter, OpenError, SettleError, TakeError, Topic,
+    long_poll::{Line, LongPoll},
+};
+use crate::{
+    store::Store,
+    types::{Clock, Deadline, GroupName, QueueId, QueueOffset, StoredMessage, TopicName},
+};
+
+/// Reads that may have to wait for the device, at once. More would only queue at the device, on threads of their own.
+const COLD_READS_MAX: usize = 16;
+
+/// A poll.
+#[derive(Clone, Debug)]
+pub struct Take {
+    pub topic: TopicName,
+    pub group: GroupName,
+    pub filter: Filter,
+    /// Messages at most, 1 to 32.
+    pub max: usize,
+    /// How long each stays invisible.
+    pub invisible: Duration,
+    /// Until when the poll waits for something to deliver; not at all when it has passed.
+    pub until: Deadline,
+}
+
+/// A message on its way to a consumer.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    pub message: StoredMessage,
+    pub receipt: Receipt,
+    /// 1 for the first.
+    pub attempt: u32,
+}
+
+/// Progress of a group on one queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub topic: TopicName,
+    pub queue: QueueId,
+    pub commit: QueueOffset,
+    pub in_flight: u64,
+    pub waiting_retry: u64,
+}
+
+/// All that the broker knows about consumption.
+pub(super) struct Pop {
+    polls: Arc<LongPoll>,
+    subscriptions: Subscriptions,
+    schedule: Schedule,
+    log: SettleLog,
+    run: Run,
+    cold_reads: Arc<Semaphore>,
+    snapshots: Mutex<snapshot::Last>,
+    /// Something is so that the last snapshot does not say.
+    changed: AtomicBool,
+}
+
+impl Pop {
+    /// Loads the last snapshot, replays what was settled since, and starts to listen for arrivals. Once the groups are
+    /// known, [`Broker::limit_restored`] must follow.
+    pub(super) fn open(config: &Config, store: &Store, clock: &Arc<dyn Clock>) -> Result<Self, OpenError> {
+        let polls = Arc::new(LongPoll::new(config.polls_max, config.polls_per_group_max));
+        let log = SettleLog::new(store, clock, config.store_host);
+        let restored = restore::Restored::load(store, clock.as_ref(), &log.queue)?;
+        let run = Run::begin(restored.next_run(clock.wall()), clock.as_ref());
+        let pop = Self {
+            polls,
+            subscriptions: Subscriptions::default(),
+            schedule: Schedule::default(),
+            log,
+            run,
+            cold_reads: Arc::new(Semaphore::new(COLD_READS_MAX)),
+            snapshots: Mutex::default(),
+            changed: AtomicBool::new(true),
+        };
+        let must_be_saved = restored.lost_its_tail;
+        restored.install(&pop, store);
+        if let Err(error) = pop.snapshot(store, clock.as_ref()) {
+            if must_be_saved {
+                let why = format!("{error}; it names messages that the log has lost, so it must be rewritten first");
+                return Err(OpenError::State { file: snapshot::FILE.into(), why });
+            }
+            tracing::warn!(%error, "could not save consumption state; it is replayed from the log at the next start");
+        }
+        let listener = Arc::clone(&pop.polls);
+        store.on_arrival(Box::new(move |arrival| listener.arrived(arrival.topic, arrival.tags_code)));
+        Ok(pop)
+    }
+
+    fn touch(&self) {
+        if !self.changed.load(Ordering::Relaxed) {
+            self.changed.store(true, Ordering::Release);
+        }
+    }
+
+    /// Ends parked polls for good.
+    pub(super) fn end_polls(&self) {
+        self.polls.end();
+    }
+
+    /// Forgets every group's progress on a topic, durably once the log is. Call it when the topic is out of its table, so
+    /// that no poll begins anew meanwhile.
+    pub(super) fn forget_topic(&self, topic: &TopicName) -> Result<(), AdminError> {
+        let forgotten =
+            self.subscriptions.forget(Some(topic), None, || self.record(&Entry::ForgetTopic(topic.clone())));
+        self.polls.forget_topic(topic);
+        forgotten
+    }
+
+    /// Forgets a group's progress on every topic, as [`Pop::forget_topic`].
+    pub(super) fn forget_group(&self, group: &GroupName) -> Result<(), AdminError> {
+        let forgotten =
+            self.subscriptions.forget(None, Some(group), || self.record(&Entry::ForgetGroup(group.clone())));
+        self.polls.forget_group(group);
+        forgotten
+    }
+
+    /// Every topic and group that there are books of, together.
+    pub(super) fn owners(&self) -> Vec<(TopicName, GroupName)> {
+        let owner = |s: Arc<Subscription>| (s.owner.topic.clone(), s.owner.group.clone());
+        self.subscriptions.list(None).into_iter().map(owner).collect()
+    }
+
+    fn record(&self, entry: &Entry) -> Result<(), AdminError> {
+        self.touch();
+        match self.log.append_entry(entry) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(AdminError::Metadata(format!("recording that its progress is forgotten: {error}"))),
+        }
+    }
+}
+
+impl Broker {
+    /// The subscription of a group on a topic, made if need be.
+    fn subscription(&self, topic: &Topic, group: &GroupName) -> Arc<Subscription> {
+        let pop = &self.inner.pop;
+        let names = (&topic.name, group);
+        let first = |queue| self.queue_start(&topic.name, queue);
+        pop.subscriptions.get_or_make(&self.inner.store, &pop.polls, names, topic.read_queues, first, |starts| {
+            pop.touch();
+            // Without the record the choice is kept by the next snapshot, or, after a crash before it, made again.
+            if let Err(error) = pop.log.append_names(&topic.name, group, starts) {
+                tracing::warn!(topic = %topic.name, %group, %error, "could not record where a new group starts");
+            }
+        })
+    }
+
+    /// Deliveries of one message to a group before it is dead-lettered.
+    fn max_attempts(&self, group: &GroupName) -> u32 {
+        let default = self.inner.config.retry_max_times.saturating_add(1);
+        self.group(group.as_str()).map_or(default, |group| group.max_attempts())
+    }
+
+    /// Polls that are parked right now.
+    pub fn parked_polls(&self) -> usize {
+        self.inner.pop.polls.parked()
+    }
+
+    /// A group's progress on every queue that it has a book of, by topic and queue.
+    pub fn progress(&self, group: &GroupName) -> Vec<Progress> {
+        let mut all = Vec::new();
+        for subscription in self.inner.pop.subscriptions.list(Some(group)) {
+            for book in subscription.books().iter() {
+                let pages = book.open();
+                all.push(Progress {
+                    topic: subscription.owner.topic.clone(),
+                    queue: book.queue_id,
+                    commit: pages.book.commit(),
+                    in_flight: pages.book.in_flight() as u64,
+                    waiting_retry: pages.book.waiting() as u64,
+                });
+            }
+        }
+        all.sort_by(|a, b| (&a.topic, a.queue).cmp(&(&b.topic, b.queue)));
+        all
+    }
+}

@@ -1,0 +1,194 @@
+//! How consumption state comes back at a start: the last snapshot, and the settle records since.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use crate::{
+    broker::{
+        metadata::SETTLE_TOPIC,
+        offsets::{self, Offsets},
+    },
+    store::{Queue, ReadError, Store},
+    types::{Clock, Deadline, GroupName, PhysicalOffset, QueueId, QueueOffset, Timestamp, TopicName},
+};
+
+use super::{
+    Book, Broker, OpenError, Pop,
+    settle_record::{Entry, Record, Retry, What},
+    snapshot::{self, Snapshot},
+};
+
+/// Entries of the settle queue that are read at once.
+const REPLAY_CHUNK: usize = 1024;
+/// How many attempts a group has is not known yet; [`Broker::limit_restored`] finds out.
+const ANY_ATTEMPTS: u32 = u32::MAX;
+
+type Books = BTreeMap<QueueId, Book>;
+
+/// Books on their way back.
+pub struct Restored {
+    books: BTreeMap<(TopicName, GroupName), Books>,
+    last_run: u64,
+    /// The snapshot named messages that the log has lost (a power cut with asynchronous flush).
+    pub lost_its_tail: bool,
+    now: Deadline,
+    wall: Timestamp,
+}
+
+impl Restored {
+    pub fn load(store: &Store, clock: &dyn Clock, settle: &Queue) -> Result<Self, OpenError> {
+        let mut restored =
+            Self { books: BTreeMap::new(), last_run: 0, lost_its_tail: false, now: clock.now(), wall: clock.wall() };
+        let from = match load_state(store, snapshot::FILE)? {
+            Some(bytes) => {
+                let snapshot = Snapshot::decode(&bytes).map_err(|why| {
+                    let cure =
+                        "put back a copy of it; without it, remove it: what was acknowledged long ago comes again";
+                    OpenError::State { file: snapshot::FILE.into(), why: format!("{why}; {cure}") }
+                })?;
+                restored.apply_snapshot(snapshot, store)
+            }
+            None => {
+                restored.apply_offsets(store)?;
+                store.hold_from(PhysicalOffset::ZERO);
+                QueueOffset::ZERO
+            }
+        };
+        restored.lost_its_tail |= from > settle.max();
+        restored.replay(store, settle, from)?;
+        restored.forget_what_is_lost(store);
+        Ok(restored)
+    }
+
+    /// A number for this run that no earlier one had, even if the last one could not be saved.
+    pub fn next_run(&self, wall: Timestamp) -> u64 {
+        self.last_run.saturating_add(1).max(u64::try_from(wall.as_millis()).unwrap_or(0))
+    }
+
+    fn apply_snapshot(&mut self, snapshot: Snapshot, store: &Store) -> QueueOffset {
+        store.hold_from(snapshot.held_from);
+        self.last_run = snapshot.run;
+        for subscription in snapshot.subscriptions {
+            let mut books = Books::new();
+            for state in subscription.books {
+                let mut book = Book::starting_at(state.commit);
+                state.done.into_iter().for_each(|range| book.done(range));
+                state.retries.iter().for_each(|retry| self.apply_retry(&mut book, retry));
+                books.insert(state.queue, book);
+            }
+            self.books.insert((subscription.topic, subscription.group), books);
+        }
+        snapshot.settled
+    }
+
+    /// A store that Apache's broker wrote: its consumers go on where they were.
+    fn apply_offsets(&mut self, store: &Store) -> Result<(), OpenError> {
+        let Some(bytes) = load_state(store, offsets::FILE)? else { return Ok(()) };
+        let offsets: Offsets =
+            offsets::decode(&bytes).map_err(|why| OpenError::State { file: offsets::FILE.into(), why })?;
+        for (names, queues) in offsets {
+            let books = queues.into_iter().map(|(queue, commit)| (queue, Book::starting_at(commit))).collect();
+            self.books.insert(names, books);
+        }
+        Ok(())
+    }
+
+    fn replay(&mut self, store: &Store, settle: &Queue, from: QueueOffset) -> Result<(), OpenError> {
+        let mut next = from;
+        loop {
+            let entries = settle.entries(next, REPLAY_CHUNK)?;
+            let Some(last) = entries.last() else { return Ok(()) };
+            next = last.offset.plus(1);
+            for entry in entries {
+                let message = store.message(entry.physical, entry.size)?;
+                let settled = Entry::decode(&message.body).map_err(|why| OpenError::State {
+                    file: format!("the settle record at offset {} of {}", entry.offset, SETTLE_TOPIC),
+                    why: format!("{why}; it was written by a newer FerroMQ, start that one"),
+                })?;
+                self.apply(settled);
+            }
+        }
+    }
+
+    fn apply(&mut self, entry: Entry) {
+        match entry {
+            Entry::ForgetTopic(topic) => self.books.retain(|(t, _), _| *t != topic),
+            Entry::ForgetGroup(group) => self.books.retain(|(_, g), _| *g != group),
+            Entry::Record(Record { topic, group, what }) => {
+                let mut books = std::mem::take(self.books.entry((topic.clone(), group.clone())).or_default());
+                self.apply_record(&mut books, what);
+                self.books.insert((topic, group), books);
+            }
+        }
+    }
+
+    fn apply_record(&self, books: &mut Books, what: What) {
+        match what {
+            What::Done(queues) => {
+                for (queue, ranges) in queues {
+                    let book = known_or_new(books, queue);
+                    ranges.into_iter().for_each(|range| book.done(range));
+                }
+            }
+            What::Retry(retries) => {
+                for retry in retries {
+                    self.apply_retry(known_or_new(books, retry.queue), &retry);
+                }
+            }
+            What::Start(starts) => {
+                for (queue, at) in starts {
+                    books.entry(queue).or_insert_with(|| Book::starting_at(at));
+                }
+            }
+        }
+    }
+
+    fn apply_retry(&self, book: &mut Book, retry: &Retry) {
+        let wait = retry.visible_at.since(self.wall).min(retry.delay.saturating_add(Duration::from_millis(1)));
+        book.retry(retry.offset, retry.attempt, self.now.plus(wait), ANY_ATTEMPTS);
+    }
+
+    fn forget_what_is_lost(&mut self, store: &Store) {
+        for ((topic, _), books) in &mut self.books {
+            for (queue, book) in books {
+                let queue = store.queue(topic, *queue);
+                self.lost_its_tail |= book.truncate(queue.max());
+                book.done(QueueOffset::ZERO..queue.min());
+            }
+        }
+    }
+
+    /// Puts the books into the table.
+    pub fn install(self, pop: &Pop, store: &Store) {
+        for ((topic, group), books) in self.books {
+            pop.subscriptions.restore(store, &pop.polls, (&topic, &group), books.into_iter().collect());
+        }
+    }
+}
+
+impl Broker {
+    /// Applies the groups' limits to what was restored, and puts the books into the schedule.
+    pub(in crate::broker) fn limit_restored(&self) {
+        let now = self.inner.clock.now();
+        for subscription in self.inner.pop.subscriptions.list(None) {
+            let max_attempts = self.max_attempts(&subscription.owner.group);
+            for book in subscription.books().iter() {
+                let mut pages = book.open();
+                pages.book.limit_attempts(max_attempts);
+                self.inner.pop.schedule.bring_forward(book, &mut pages, now);
+            }
+        }
+    }
+}
+
+/// A queue without a start on record begins at its first message.
+fn known_or_new(books: &mut Books, queue: QueueId) -> &mut Book {
+    books.entry(queue).or_insert_with(|| Book::starting_at(QueueOffset::ZERO))
+}
+
+fn load_state(store: &Store, file: &str) -> Result<Option<Vec<u8>>, OpenError> {
+    let failed = |error| {
+        let at = PhysicalOffset::ZERO;
+        OpenError::Read(ReadError::Io { at, error: Arc::new(error) })
+    };
+    store.load_state(file).map_err(failed)
+}

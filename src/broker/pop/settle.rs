@@ -1,0 +1,258 @@
+//! What a consumer says about its deliveries: done, not now, still working on it.
+//!
+//! Each call judges under the books' locks, appends one record, changes the books, lets go of the locks, and only then
+//! waits for the record to be as safe as the flush policy says.
+
+use std::{ops::Range, sync::Arc, time::Duration};
+
+use parking_lot::MutexGuard;
+
+use crate::types::{Deadline, GroupName, PhysicalOffset, QueueId, QueueOffset, TopicName};
+
+use super::{
+    Broker, Pages, QueueBook, Receipt, SettleError, Subscription, What,
+    book::{Claim, ClaimedRun, Verdict},
+    receipt::Terms,
+    settle_record::Retry,
+};
+use crate::broker::long_poll::Cause;
+
+/// The books of the queues that a call speaks of, locked in order of queue.
+struct Opened<'a>(Vec<(&'a Arc<QueueBook>, MutexGuard<'a, Pages>)>);
+
+impl<'a> Opened<'a> {
+    /// Opens the books of these queues; receipts of queues that do not exist find no book.
+    fn open(books: &'a [Arc<QueueBook>], mut queues: Vec<QueueId>) -> Self {
+        queues.sort_unstable();
+        queues.dedup();
+        let known = queues.iter().filter_map(|queue| books.get(queue.0 as usize));
+        Self(known.map(|book| (book, book.open())).collect())
+    }
+
+    fn find(&mut self, queue: QueueId) -> Option<&mut (&'a Arc<QueueBook>, MutexGuard<'a, Pages>)> {
+        self.0.iter_mut().find(|(book, _)| book.queue_id == queue)
+    }
+}
+
+impl Broker {
+    /// Marks deliveries as done; one result each, in order. `Ok` is as safe as the flush policy says. Acking again what a
+    /// live handle acked is `Ok`.
+    pub async fn ack(
+        &self,
+        topic: &TopicName,
+        group: &GroupName,
+        receipts: &[Receipt],
+    ) -> Result<Vec<Result<(), SettleError>>, SettleError> {
+        let subscription = self.settled_subscription(topic, group)?;
+        let (results, end) = self.ack_unsynced(&subscription, receipts)?;
+        if let Some(end) = end {
+            self.inner.store.committed(end).await?;
+        }
+        Ok(results)
+    }
+
+    /// The results, and up to where the log must be safe before they may be told.
+    #[expect(clippy::type_complexity, reason = "the results are the contract's, the end goes with them")]
+    fn ack_unsynced(
+        &self,
+        subscription: &Subscription,
+        receipts: &[Receipt],
+    ) -> Result<(Vec<Result<(), SettleError>>, Option<PhysicalOffset>), SettleError> {
+        let pop = &self.inner.pop;
+        let books = subscription.books();
+        let mut opened = Opened::open(&books, receipts.iter().map(Receipt::queue).collect());
+        let mut results = Vec::with_capacity(receipts.len());
+        let mut done: Vec<(QueueId, QueueOffset)> = Vec::new();
+        let mut repeated = false;
+        for receipt in receipts {
+            let verdict = match opened.find(receipt.queue) {
+                Some((book, pages)) => self.judge(subscription, book, pages, receipt),
+                None => Err(SettleError::Invalid),
+            };
+            match verdict {
+                Ok(Verdict::Live) => done.push((receipt.queue, receipt.offset)),
+                Ok(_) => repeated = true,
+                Err(_) => {}
+            }
+            results.push(verdict.map(|_| ()));
+        }
+        let mut end = None;
+        if !done.is_empty() {
+            let queues = ranges_by_queue(done);
+            end = Some(pop.log.append(&subscription.owner, What::Done(queues.clone()))?);
+            pop.touch();
+            let mut was_full = false;
+            for (queue, ranges) in queues {
+                if let Some((_, pages)) = opened.find(queue) {
+                    was_full |= self.has_no_room(pages);
+                    ranges.into_iter().for_each(|range| pages.book.done(range));
+                }
+            }
+            drop(opened);
+            if was_full {
+                subscription.owner.line.wake(Cause::Any);
+            }
+        } else if repeated {
+            // The first ack of it may still be on its way to the disk.
+            end = Some(self.inner.store.end());
+        }
+        Ok((results, end))
+    }
+
+    /// Ends the lease and starts one of `invisible` from now; the message comes again, as the next attempt, when that
+    /// ends. The old receipt is dead.
+    pub async fn change_invisible(
+        &self,
+        topic: &TopicName,
+        group: &GroupName,
+        receipt: &Receipt,
+        invisible: Duration,
+    ) -> Result<Receipt, SettleError> {
+        let subscription = self.settled_subscription(topic, group)?;
+        let (renewed, end) = self.change_unsynced(&subscription, receipt, invisible)?;
+        self.inner.store.committed(end).await?;
+        Ok(renewed)
+    }
+
+    fn change_unsynced(
+        &self,
+        subscription: &Subscription,
+        receipt: &Receipt,
+        invisible: Duration,
+    ) -> Result<(Receipt, PhysicalOffset), SettleError> {
+        let inner = &self.inner;
+        let (pop, owner) = (&inner.pop, &subscription.owner);
+        let max_attempts = self.max_attempts(&owner.group);
+        let books = subscription.books();
+        let book = books.get(receipt.queue.0 as usize).ok_or(SettleError::Invalid)?;
+        let mut pages = book.open();
+        if self.judge(subscription, book, &pages, receipt)? != Verdict::Live {
+            return Err(SettleError::Expired);
+        }
+        let now = inner.clock.now();
+        let until = now.plus(invisible);
+        let (queue, offset, next_attempt) = (receipt.queue, receipt.offset, receipt.attempt.saturating_add(1));
+        // The wall clock shows whole milliseconds; one more, so that it is never early.
+        let visible_at = inner.clock.wall().plus(invisible).plus(Duration::from_millis(1));
+        let retry = Retry { queue, offset, attempt: next_attempt, visible_at, delay: invisible };
+        let end = pop.log.append(owner, What::Retry(vec![retry]))?;
+        pop.touch();
+        let nonce = pages.book.hold(offset, receipt.attempt, until);
+        let at_once = invisible.is_zero();
+        if at_once {
+            pages.book.retry(offset, next_attempt, now, max_attempts);
+        }
+        pop.schedule.bring_forward(book, &mut pages, now);
+        drop(pages);
+        if at_once {
+            owner.line.wake(Cause::Any);
+        }
+        let attempt = receipt.attempt;
+        let terms = Terms { run: pop.run.id, queue, offset, attempt, nonce, until: pop.run.wall_of(until) };
+        Ok((Receipt::seal(&owner.topic, &owner.group, terms), end))
+    }
+
+    /// Moves the end of a live lease to `invisible` from now; the receipt stays valid. Not written down: a crash forgets
+    /// deliveries.
+    pub fn renew(
+        &self,
+        topic: &TopicName,
+        group: &GroupName,
+        receipt: &Receipt,
+        invisible: Duration,
+    ) -> Result<(), SettleError> {
+        let subscription = self.settled_subscription(topic, group)?;
+        let books = subscription.books();
+        let book = books.get(receipt.queue.0 as usize).ok_or(SettleError::Invalid)?;
+        let mut pages = book.open();
+        // The lease of a receipt from an earlier run is not known here, so there is nothing to move.
+        if receipt.run != self.inner.pop.run.id || self.judge(&subscription, book, &pages, receipt)? != Verdict::Live {
+            return Err(SettleError::Expired);
+        }
+        let now = self.inner.clock.now();
+        pages.book.renew(receipt.offset, now.plus(invisible));
+        self.inner.pop.schedule.bring_forward(book, &mut pages, now);
+        Ok(())
+    }
+
+    /// The subscription that a receipt speaks of. After a crash it may have to be made: the receipt outlives what was
+    /// only in memory.
+    pub(super) fn settled_subscription(
+        &self,
+        topic: &TopicName,
+        group: &GroupName,
+    ) -> Result<Arc<Subscription>, SettleError> {
+        let found = self.topic(topic.as_str()).ok_or_else(|| SettleError::TopicNotFound(topic.clone()))?;
+        if self.group(group.as_str()).is_none() {
+            return Err(SettleError::GroupNotFound(group.clone()));
+        }
+        Ok(self.subscription(&found, group))
+    }
+
+    /// `Live`, or `Done` when the receipt may still hear that it is; every other verdict is the refusal to answer.
+    fn judge(
+        &self,
+        subscription: &Subscription,
+        book: &QueueBook,
+        pages: &Pages,
+        receipt: &Receipt,
+    ) -> Result<Verdict, SettleError> {
+        let owner = &subscription.owner;
+        if pages.forgotten || !receipt.is_sealed_for(&owner.topic, &owner.group) {
+            return Err(SettleError::Invalid);
+        }
+        let now = self.inner.clock.now();
+        match pages.book.judge(self.claim(book, receipt, now), now) {
+            verdict @ (Verdict::Live | Verdict::Done) => Ok(verdict),
+            Verdict::Stale => Err(SettleError::Expired),
+            Verdict::Unknown => Err(SettleError::Invalid),
+        }
+    }
+
+    fn claim(&self, book: &QueueBook, receipt: &Receipt, now: Deadline) -> Claim {
+        let run = &self.inner.pop.run;
+        let (claimed, today) = if receipt.run == run.id {
+            (ClaimedRun::This { nonce: receipt.nonce }, run.wall_of(now))
+        } else {
+            (ClaimedRun::Earlier { end: book.queue.max() }, self.inner.clock.wall())
+        };
+        Claim { offset: receipt.offset, attempt: receipt.attempt, run: claimed, open: receipt.until > today }
+    }
+
+    /// Whether takes pass by this queue because too much of it is in flight.
+    fn has_no_room(&self, pages: &Pages) -> bool {
+        pages.book.in_flight().max(pages.book.waiting()) >= self.inner.config.in_flight_max
+    }
+}
+
+/// Groups offsets by queue, each once, as ascending ranges that do not touch.
+fn ranges_by_queue(mut done: Vec<(QueueId, QueueOffset)>) -> Vec<(QueueId, Vec<Range<QueueOffset>>)> {
+    done.sort_unstable();
+    done.dedup();
+    let mut queues: Vec<(QueueId, Vec<Range<QueueOffset>>)> = Vec::new();
+    for (queue, offset) in done {
+        let end = offset.plus(1);
+        match queues.last_mut().filter(|(last, _)| *last == queue) {
+            Some((_, ranges)) => match ranges.last_mut().filter(|range| range.end == offset) {
+                Some(range) => range.end = end,
+                None => ranges.push(offset..end),
+            },
+            None => queues.push((queue, vec![offset..end])),
+        }
+    }
+    queues
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_melt_into_ranges_queue_by_queue() {
+        let at = QueueOffset::new;
+        let done = [(1, 5), (0, 9), (1, 4), (1, 7), (0, 9), (1, 6), (1, 9)];
+        let queues = ranges_by_queue(done.into_iter().map(|(q, o)| (QueueId(q), at(o))).collect());
+        let expected = [(QueueId(0), vec![at(9)..at(10)]), (QueueId(1), vec![at(4)..at(8), at(9)..at(10)])];
+        assert_eq!(queues, expected);
+    }
+}

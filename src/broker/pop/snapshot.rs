@@ -1,0 +1,246 @@
+//! The state of all books in one small file, so that a start replays only what was settled since.
+//!
+//! The file stands for all settle records before `settled`, and may already have the effect of later ones: replaying
+//! those onto it changes nothing (see [`settle_record`](super::settle_record)). It is written only once everything that
+//! it may speak of is on the device: it must not say that a message is done when the record of that, or the copy in the
+//! dead-letter topic, can still be lost.
+//!
+//! Layout, numbers and texts as [`codec`](super::codec) spells them: `FMQPOP` and a version byte; run; settled; held from
+//! (physical offset); count of subscriptions, for each: topic, group, count of books, for each: queue, commit offset, done
+//! ranges (count, then distance and length each), count of retries, for each: offset, next attempt, visible at (wall
+//! clock, ms), delay (ms); at the end the CRC-32 of all that, 4 bytes, little-endian.
+
+use std::{io, ops::Range, sync::atomic::Ordering, time::Duration};
+
+use crate::{
+    broker::offsets::{self, Offsets},
+    store::Store,
+    types::{Clock, Deadline, GroupName, PhysicalOffset, QueueId, QueueOffset, Timestamp, TopicName},
+};
+
+use super::{
+    Book, Broker, Pop, Subscription,
+    book::Exception,
+    codec::{Malformed, Reader, Result, Writer},
+    settle_record::Retry,
+};
+
+/// Name of the state file.
+pub const FILE: &str = "ferromqPop.snapshot";
+const MAGIC: &[u8; 6] = b"FMQPOP";
+/// Of the file's layout.
+const VERSION: u8 = 1;
+const CRC_LEN: usize = 4;
+/// Bytes up to which a snapshot is written whenever something changed.
+const SMALL: usize = 1 << 20;
+/// A larger one is written once so many of its bytes come to one record that a start would have to replay: both cost
+/// about the same then. So a start replays at most a 64th of the snapshot's bytes in records, or one interval's.
+const BYTES_PER_RECORD: u64 = 64;
+
+/// What the file says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The run that wrote it.
+    pub run: u64,
+    /// Offset in the settle queue from which on records must be replayed.
+    pub settled: QueueOffset,
+    /// Nothing before this in the log is needed to rebuild the books.
+    pub held_from: PhysicalOffset,
+    pub subscriptions: Vec<SubscriptionState>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubscriptionState {
+    pub topic: TopicName,
+    pub group: GroupName,
+    pub books: Vec<BookState>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BookState {
+    pub queue: QueueId,
+    pub commit: QueueOffset,
+    pub done: Vec<Range<QueueOffset>>,
+    pub retries: Vec<Retry>,
+}
+
+/// What the last snapshot of this run said.
+#[derive(Default)]
+pub struct Last {
+    settled: QueueOffset,
+    /// Its size.
+    pub bytes: usize,
+    /// How often one was written.
+    count: u64,
+}
+
+impl Snapshot {
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer(MAGIC.to_vec());
+        w.byte(VERSION);
+        w.number(self.run);
+        w.number(self.settled.get());
+        w.number(self.held_from.get());
+        w.number(self.subscriptions.len() as u64);
+        for subscription in &self.subscriptions {
+            w.text(subscription.topic.as_str());
+            w.text(subscription.group.as_str());
+            w.number(subscription.books.len() as u64);
+            subscription.books.iter().for_each(|book| book.encode(&mut w));
+        }
+        let crc = crc32fast::hash(&w.0);
+        w.0.extend_from_slice(&crc.to_le_bytes());
+        w.0
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let Some((content, crc)) = bytes.split_last_chunk::<CRC_LEN>() else {
+            return Err(Malformed { what: "the end" });
+        };
+        if crc32fast::hash(content) != u32::from_le_bytes(*crc) {
+            return Err(Malformed { what: "the checksum" });
+        }
+        let Some(content) = content.strip_prefix(MAGIC) else { return Err(Malformed { what: "the beginning" }) };
+        let mut r = Reader(content);
+        if r.byte()? != VERSION {
+            return Err(Malformed { what: "the version" });
+        }
+        let (run, settled) = (r.number()?, r.offset()?);
+        let held_from = PhysicalOffset::new(r.number()?);
+        let mut subscriptions = Vec::new();
+        for _ in 0..r.count()? {
+            let (topic, group) = (r.topic()?, r.group()?);
+            let books = (0..r.count()?).map(|_| BookState::decode(&mut r)).collect::<Result<_>>()?;
+            subscriptions.push(SubscriptionState { topic, group, books });
+        }
+        r.finish()?;
+        Ok(Self { run, settled, held_from, subscriptions })
+    }
+}
+
+impl Last {
+    fn is_due(&self, settled: QueueOffset) -> bool {
+        self.bytes <= SMALL || self.settled.until(settled) >= self.bytes as u64 / BYTES_PER_RECORD
+    }
+}
+
+impl BookState {
+    /// What must outlive the run. Deliveries need not: what they were follows from what is written about them.
+    fn of(queue: QueueId, book: &Book, now: Deadline, wall: Timestamp) -> Self {
+        let retries = book.exceptions().filter_map(|(offset, exception)| {
+            let (attempt, due) = match *exception {
+                Exception::InFlight { attempt, until, recorded: true, .. } => (attempt.saturating_add(1), until),
+                Exception::InFlight { attempt, recorded: false, .. } | Exception::Moving { attempt } => (attempt, now),
+                Exception::Waiting { due, attempt, .. } | Exception::Doomed { due, attempt, .. } => (attempt, due),
+            };
+            let delay = due.remaining(now);
+            // One more millisecond for the wall clock's whole ones, unless it is due already.
+            let spare = Duration::from_millis(u64::from(!delay.is_zero()));
+            // A first attempt is what every message that is not written about gets.
+            (attempt > 1).then(|| Retry { queue, offset, attempt, visible_at: wall.plus(delay).plus(spare), delay })
+        });
+        let retries = retries.collect();
+        Self { queue, commit: book.commit(), done: book.done_ranges().collect(), retries }
+    }
+
+    fn encode(&self, w: &mut Writer) {
+        w.number(u64::from(self.queue.0));
+        w.number(self.commit.get());
+        w.ranges(&self.done);
+        w.number(self.retries.len() as u64);
+        for retry in &self.retries {
+            w.number(retry.offset.get());
+            w.number(u64::from(retry.attempt));
+            w.number(u64::try_from(retry.visible_at.as_millis()).unwrap_or(0));
+            w.number(u64::try_from(retry.delay.as_millis()).unwrap_or(u64::MAX));
+        }
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Self> {
+        let (queue, commit, done) = (r.queue()?, r.offset()?, r.ranges()?);
+        let count = r.count()?;
+        let mut retries = Vec::with_capacity(count);
+        for _ in 0..count {
+            let (offset, attempt, at) = (r.offset()?, r.small()?, r.number()?);
+            let visible_at = Timestamp::from_millis(i64::try_from(at).map_err(|_| Malformed { what: "a time" })?);
+            retries.push(Retry { queue, offset, attempt, visible_at, delay: Duration::from_millis(r.number()?) });
+        }
+        Ok(Self { queue, commit, done, retries })
+    }
+}
+
+impl Pop {
+    /// Writes the state of all books when enough has changed, and lets the store delete what it does not need any more.
+    pub(super) fn snapshot(&self, store: &Store, clock: &dyn Clock) -> io::Result<()> {
+        let mut last = self.snapshots.lock();
+        // Read before the records are counted: what is not counted lies behind it.
+        let held_from = store.watermarks().dispatched;
+        let settled = self.log.queue.max();
+        if !last.is_due(settled) {
+            return Ok(());
+        }
+        if !self.changed.swap(false, Ordering::AcqRel) {
+            if settled == last.settled {
+                store.hold_from(held_from);
+            }
+            return Ok(());
+        }
+        let written = self.write(store, clock, settled, held_from, &mut last);
+        match &written {
+            Ok(()) => store.hold_from(held_from),
+            Err(_) => self.changed.store(true, Ordering::Release),
+        }
+        written
+    }
+
+    fn write(
+        &self,
+        store: &Store,
+        clock: &dyn Clock,
+        settled: QueueOffset,
+        held_from: PhysicalOffset,
+        last: &mut Last,
+    ) -> io::Result<()> {
+        // Every record before `settled` was appended under the lock of the books it speaks of, so it is in them by now.
+        let subscriptions = self.collect(clock);
+        let snapshot = Snapshot { run: self.run.id, settled, held_from, subscriptions };
+        store.durable_blocking(store.end()).map_err(io::Error::other)?;
+        let bytes = snapshot.encode();
+        store.save_state(FILE, &bytes)?;
+        (last.settled, last.bytes) = (settled, bytes.len());
+        last.count += 1;
+        store.save_state(offsets::FILE, &offsets::encode(&snapshot.offsets(), last.count, clock.wall()))
+    }
+
+    fn collect(&self, clock: &dyn Clock) -> Vec<SubscriptionState> {
+        let mut subscriptions = self.subscriptions.list(None);
+        subscriptions.sort_by(|a, b| (&a.owner.topic, &a.owner.group).cmp(&(&b.owner.topic, &b.owner.group)));
+        let state = |subscription: std::sync::Arc<Subscription>| {
+            let books = subscription.books();
+            let state = |book: &std::sync::Arc<super::QueueBook>| {
+                let pages = book.open();
+                BookState::of(book.queue_id, &pages.book, clock.now(), clock.wall())
+            };
+            let owner = &subscription.owner;
+            let (topic, group) = (owner.topic.clone(), owner.group.clone());
+            SubscriptionState { topic, group, books: books.iter().map(state).collect() }
+        };
+        subscriptions.into_iter().map(state).collect()
+    }
+}
+
+impl Snapshot {
+    /// The commit offsets, for the file that Apache's broker reads.
+    fn offsets(&self) -> Offsets {
+        let names = |s: &SubscriptionState| (s.topic.clone(), s.group.clone());
+        let commits = |s: &SubscriptionState| s.books.iter().map(|book| (book.queue, book.commit)).collect();
+        self.subscriptions.iter().map(|s| (names(s), commits(s))).collect()
+    }
+}
+
+impl Broker {
+    /// Writes the snapshot of all books and `consumerOffset.json` when something changed; blocking, for a thread of its own.
+    pub fn snapshot(&self) -> io::Result<()> {
+        self.inner.pop.snapshot(&self.inner.store, self.inner.clock.as_ref())
+    }
+}

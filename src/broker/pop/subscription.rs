@@ -1,0 +1,212 @@
+//! The table of books: a group on a topic is a [`Subscription`] with one [`QueueBook`] for each queue.
+//!
+//! Locks, outermost first: the table; a subscription's list of books; books, in order of queue; the schedule; a line of
+//! parked polls. A book's lock is held while its record is appended (which does not wait for the disk), so that the order
+//! of records in the log is the order of what they say in the book.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use parking_lot::{Mutex, MutexGuard, RwLock};
+
+use crate::{
+    store::{Queue, Store},
+    types::{Deadline, GroupName, QueueId, QueueOffset, TopicName},
+};
+
+use super::{Book, Line, LongPoll, What};
+
+/// Whose books they are, and who waits for them.
+pub struct Owner {
+    pub topic: TopicName,
+    pub group: GroupName,
+    pub line: Arc<Line>,
+}
+
+/// A group on a topic.
+pub struct Subscription {
+    pub owner: Arc<Owner>,
+    /// By queue id.
+    books: RwLock<Arc<[Arc<QueueBook>]>>,
+    /// Where the next take begins, so that no queue is always the last.
+    turn: AtomicUsize,
+}
+
+/// The book of one queue and its lock. About 450 bytes when idle.
+pub struct QueueBook {
+    /// Tells books apart in the schedule.
+    pub id: u64,
+    pub queue: Queue,
+    pub queue_id: QueueId,
+    pub owner: Arc<Owner>,
+    pages: Mutex<Pages>,
+}
+
+/// What a book's lock guards.
+pub struct Pages {
+    pub book: Book,
+    /// Where the book stands in the schedule.
+    pub scheduled: Option<Deadline>,
+    /// The topic or group was deleted: nothing may be recorded any more.
+    pub forgotten: bool,
+}
+
+impl QueueBook {
+    pub fn open(&self) -> MutexGuard<'_, Pages> {
+        self.pages.lock()
+    }
+}
+
+impl Subscription {
+    /// The books, by queue id.
+    pub fn books(&self) -> Arc<[Arc<QueueBook>]> {
+        Arc::clone(&self.books.read())
+    }
+
+    /// The queue to begin with: another one each time.
+    pub fn next_turn(&self) -> usize {
+        self.turn.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// All subscriptions.
+#[derive(Default)]
+pub struct Subscriptions {
+    table: RwLock<HashMap<TopicName, HashMap<GroupName, Arc<Subscription>>>>,
+    ids: AtomicU64,
+}
+
+/// Where a group begins on a queue that it has no book of, and whether that must be written down: a choice that passes
+/// over stored messages would otherwise pass over more of them when it is made again after a crash.
+///
+/// Apache's rule: a topic that still has its first message, which is at `first`, is read from there, of an older one only
+/// the newest message on. Retry and dead-letter topics, and queues that a topic got later, are read from their first
+/// message.
+fn start(topic: &TopicName, queue: &Queue, first: QueueOffset, new_group: bool) -> (QueueOffset, bool) {
+    let (min, max) = (queue.min(), queue.max());
+    if min <= first || topic.is_derived() || !new_group {
+        return (min, false);
+    }
+    let newest = QueueOffset::new(max.get().saturating_sub(1)).max(min);
+    (newest, newest > min)
+}
+
+impl Subscriptions {
+    pub fn get(&self, topic: &TopicName, group: &GroupName) -> Option<Arc<Subscription>> {
+        self.table.read().get(topic)?.get(group).cloned()
+    }
+
+    /// The subscription with at least `queues` books. What is new about it begins as [`start`] says; `record` is handed
+    /// what of that must be written down, before anybody else can see it. `first` says where a queue of the topic begins.
+    pub fn get_or_make(
+        &self,
+        store: &Store,
+        polls: &LongPoll,
+        (topic, group): (&TopicName, &GroupName),
+        queues: u32,
+        first: impl Fn(QueueId) -> QueueOffset,
+        record: impl FnOnce(What),
+    ) -> Arc<Subscription> {
+        if let Some(known) = self.get(topic, group)
+            && known.books.read().len() >= queues as usize
+        {
+            return known;
+        }
+        let mut table = self.table.write();
+        let known = table.get(topic).and_then(|groups| groups.get(group));
+        let new_group = known.is_none();
+        let subscription = known.cloned().unwrap_or_else(|| self.empty(polls, topic, group));
+        let mut books = subscription.books().to_vec();
+        let mut starts = Vec::new();
+        for id in (books.len() as u32..queues).map(QueueId) {
+            let queue = store.queue(topic, id);
+            let (at, matters) = start(topic, &queue, first(id), new_group);
+            if matters {
+                starts.push((id, at));
+            }
+            books.push(self.book(&subscription.owner, queue, id, Book::starting_at(at)));
+        }
+        if !starts.is_empty() {
+            record(What::Start(starts));
+        }
+        *subscription.books.write() = books.into();
+        table.entry(topic.clone()).or_default().insert(group.clone(), Arc::clone(&subscription));
+        subscription
+    }
+
+    /// Puts back what was restored; queues without a book begin at their first message.
+    pub fn restore(
+        &self,
+        store: &Store,
+        polls: &LongPoll,
+        names: (&TopicName, &GroupName),
+        books: Vec<(QueueId, Book)>,
+    ) {
+        let (topic, group) = names;
+        let subscription = self.empty(polls, topic, group);
+        let count = books.iter().map(|(id, _)| id.0 as usize + 1).max().unwrap_or(0);
+        let mut restored: Vec<Option<Book>> = (0..count).map(|_| None).collect();
+        for (id, book) in books {
+            restored[id.0 as usize] = Some(book);
+        }
+        let place = |(id, book): (usize, Option<Book>)| {
+            let id = QueueId(id as u32);
+            let queue = store.queue(topic, id);
+            let book = book.unwrap_or_else(|| Book::starting_at(queue.min()));
+            self.book(&subscription.owner, queue, id, book)
+        };
+        let books: Vec<_> = restored.into_iter().enumerate().map(place).collect();
+        *subscription.books.write() = books.into();
+        self.table.write().entry(topic.clone()).or_default().insert(group.clone(), subscription);
+    }
+
+    fn empty(&self, polls: &LongPoll, topic: &TopicName, group: &GroupName) -> Arc<Subscription> {
+        let owner = Owner { topic: topic.clone(), group: group.clone(), line: polls.line(topic, group) };
+        let books = RwLock::new(Vec::new().into());
+        Arc::new(Subscription { owner: Arc::new(owner), books, turn: AtomicUsize::new(0) })
+    }
+
+    fn book(&self, owner: &Arc<Owner>, queue: Queue, queue_id: QueueId, book: Book) -> Arc<QueueBook> {
+        let id = self.ids.fetch_add(1, Ordering::Relaxed);
+        let pages = Mutex::new(Pages { book, scheduled: None, forgotten: false });
+        Arc::new(QueueBook { id, queue, queue_id, owner: Arc::clone(owner), pages })
+    }
+
+    /// Every subscription, or those of a group.
+    pub fn list(&self, group: Option<&GroupName>) -> Vec<Arc<Subscription>> {
+        let table = self.table.read();
+        match group {
+            Some(group) => table.values().filter_map(|groups| groups.get(group)).cloned().collect(),
+            None => table.values().flat_map(HashMap::values).cloned().collect(),
+        }
+    }
+
+    /// Takes the subscriptions of a topic or of a group out of the table, shuts their books so that nothing more is
+    /// recorded about them, and then has `record` write that down, before new ones can be made.
+    pub fn forget<R>(&self, topic: Option<&TopicName>, group: Option<&GroupName>, record: impl FnOnce() -> R) -> R {
+        let mut table = self.table.write();
+        let mut gone = Vec::new();
+        table.retain(|t, groups| {
+            if topic.is_some_and(|topic| topic != t) {
+                return true;
+            }
+            groups.retain(|g, subscription| {
+                let stays = group.is_some_and(|group| group != g);
+                if !stays {
+                    gone.push(Arc::clone(subscription));
+                }
+                stays
+            });
+            !groups.is_empty()
+        });
+        for book in gone.iter().flat_map(|subscription| subscription.books().to_vec()) {
+            book.open().forgotten = true;
+        }
+        record()
+    }
+}

@@ -1,0 +1,427 @@
+//! Taking messages: choose, book, read; or park until there is something.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    store::{Entry, ReadError},
+    types::{Deadline, PhysicalOffset, QueueOffset, StoredMessage},
+};
+
+use super::{Broker, Delivery, Filter, Pages, QueueBook, Receipt, Subscription, Take, TakeError, receipt::Terms};
+use crate::broker::{
+    Group, Topic,
+    long_poll::{Cause, Seat},
+};
+
+/// Messages that one take answers at most. RocketMQ's limit for a pop.
+const BATCH_MAX: usize = 32;
+/// Bytes of log records that one take answers, unless the first message alone is larger.
+const BATCH_BYTES_MAX: u64 = 8 << 20;
+/// Entries that are looked at before other tasks of the thread get a turn: about a millisecond.
+const SCAN_MAX: usize = 8192;
+/// Entries that are read from a queue at once while a filter passes over some.
+const SCAN_CHUNK: usize = 256;
+/// How long a message waits after it could not be read because the device failed.
+const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// A message that is booked and not yet in the hands of a consumer.
+struct Booked {
+    /// Index in the subscription's books.
+    book: usize,
+    offset: QueueOffset,
+    attempt: u32,
+    nonce: u32,
+    physical: PhysicalOffset,
+    size: u32,
+}
+
+/// What one walk over the queues booked. Dropped, it gives back what it still holds.
+pub(super) struct Batch {
+    broker: Broker,
+    subscription: Arc<Subscription>,
+    books: Arc<[Arc<QueueBook>]>,
+    booked: Vec<Booked>,
+    until: Deadline,
+    /// It ended because the batch was full.
+    more: bool,
+    /// It ended because it had looked at enough for one go.
+    tired: bool,
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        let booked = std::mem::take(&mut self.booked);
+        self.give_back(booked, Duration::ZERO);
+    }
+}
+
+/// The limits of one walk.
+struct Walk<'a> {
+    filter: &'a Filter,
+    max: usize,
+    bytes_left: u64,
+    scans_left: usize,
+    in_flight_max: usize,
+    max_attempts: u32,
+    now: Deadline,
+    until: Deadline,
+}
+
+impl Broker {
+    /// Takes up to `max` messages and books them in flight; parks until something arrives, is due, or the poll ends.
+    /// Empty when nothing came in time. Dropped while it waits, it takes nothing.
+    pub async fn take(&self, take: Take) -> Result<Vec<Delivery>, TakeError> {
+        let polls = &self.inner.pop.polls;
+        let mut seat: Option<Seat> = None;
+        loop {
+            let (topic, group) = self.may_take(&take).await?;
+            let subscription = self.subscription(&topic, &group.name);
+            let line = &subscription.owner.line;
+            let (found, more) = self.look(&subscription, &group, &take).await?;
+            if !found.is_empty() {
+                drop(seat);
+                if more {
+                    line.wake(Cause::Any);
+                }
+                return Ok(found);
+            }
+            if polls.has_ended() || take.until <= self.inner.clock.now() {
+                return Ok(Vec::new());
+            }
+            match seat.take().filter(|seat| seat.is_in(line)) {
+                Some(seated) => {
+                    if !self.woken_in_time(&seated, take.until).await {
+                        return Ok(Vec::new());
+                    }
+                    seated.about_to_look();
+                    seat = Some(seated);
+                }
+                // Seated first, the next round is the last look before it waits.
+                None => {
+                    let full = |full: crate::broker::long_poll::Full| TakeError::PollingFull {
+                        parked: full.parked,
+                        max: full.max,
+                        setting: full.setting,
+                    };
+                    seat = Some(line.sit(take.filter.clone()).map_err(full)?);
+                }
+            }
+        }
+    }
+
+    /// False when the poll's time is up first.
+    async fn woken_in_time(&self, seat: &Seat, until: Deadline) -> bool {
+        let time_left = until.remaining(self.inner.clock.now());
+        tokio::select! {
+            biased;
+            () = seat.woken() => true,
+            () = tokio::time::sleep(time_left) => false,
+        }
+    }
+
+    async fn may_take(&self, take: &Take) -> Result<(Arc<Topic>, Arc<Group>), TakeError> {
+        let topic = self.topic(take.topic.as_str()).ok_or_else(|| TakeError::TopicNotFound(take.topic.clone()))?;
+        if !topic.readable || topic.read_queues == 0 {
+            return Err(TakeError::NotReadable(take.topic.clone()));
+        }
+        let group = match self.group(take.group.as_str()) {
+            Some(group) => group,
+            None => self.made_group(take).await?,
+        };
+        if !group.consume_enabled {
+            return Err(TakeError::GroupDisabled(take.group.clone()));
+        }
+        Ok((topic, group))
+    }
+
+    #[cold]
+    async fn made_group(&self, take: &Take) -> Result<Arc<Group>, TakeError> {
+        use super::AdminError;
+        match self.group_for(&take.group).await {
+            Ok(Some(group)) => Ok(group),
+            Ok(None) => Err(TakeError::GroupNotFound(take.group.clone())),
+            Err(AdminError::TooMany(limit)) => Err(TakeError::TooManyGroups(limit)),
+            Err(error) => Err(TakeError::Metadata(error.to_string())),
+        }
+    }
+
+    /// One look at everything, and whether it left something.
+    async fn look(
+        &self,
+        subscription: &Arc<Subscription>,
+        group: &Group,
+        take: &Take,
+    ) -> Result<(Vec<Delivery>, bool), TakeError> {
+        loop {
+            let batch = self.walk(subscription, group, take)?;
+            let (tired, more, empty) = (batch.tired, batch.more, batch.booked.is_empty());
+            if !empty {
+                let deliveries = self.read(batch, &take.filter).await?;
+                if !deliveries.is_empty() {
+                    return Ok((deliveries, more || tired));
+                }
+            } else if !tired {
+                return Ok((Vec::new(), false));
+            }
+            // It passed over what it looked at, so this ends; others of this thread go first.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Walks over the queues, another one first each time, and books until the batch is full.
+    pub(super) fn walk(
+        &self,
+        subscription: &Arc<Subscription>,
+        group: &Group,
+        take: &Take,
+    ) -> Result<Batch, TakeError> {
+        let inner = &self.inner;
+        let now = inner.clock.now();
+        let mut walk = Walk {
+            filter: &take.filter,
+            max: take.max.clamp(1, BATCH_MAX),
+            bytes_left: BATCH_BYTES_MAX,
+            scans_left: SCAN_MAX,
+            in_flight_max: inner.config.in_flight_max,
+            max_attempts: group.max_attempts(),
+            now,
+            until: now.plus(take.invisible),
+        };
+        let books = subscription.books();
+        let mut batch = Batch {
+            broker: self.clone(),
+            subscription: Arc::clone(subscription),
+            books: Arc::clone(&books),
+            booked: Vec::new(),
+            until: walk.until,
+            more: false,
+            tired: false,
+        };
+        let first = subscription.next_turn();
+        for index in (0..books.len()).map(|n| first.wrapping_add(n) % books.len()) {
+            let book = &books[index];
+            let mut pages = book.open();
+            let visited = walk.visit(book, &mut pages, index, &mut batch.booked);
+            inner.pop.schedule.bring_forward(book, &mut pages, now);
+            drop(pages);
+            match visited {
+                Ok(()) => {}
+                Err(error) if batch.booked.is_empty() => return Err(error.into()),
+                Err(_) => break,
+            }
+            (batch.more, batch.tired) = (walk.is_full(&batch.booked), walk.scans_left == 0);
+            if batch.more || batch.tired {
+                break;
+            }
+        }
+        if walk.scans_left < SCAN_MAX {
+            inner.pop.touch();
+        }
+        Ok(batch)
+    }
+
+    /// Reads what was booked; what turns out not to be for this consumer is passed over.
+    async fn read(&self, mut batch: Batch, filter: &Filter) -> Result<Vec<Delivery>, TakeError> {
+        let store = &self.inner.store;
+        let messages = if batch.booked.iter().any(|booked| store.is_cold(booked.physical)) {
+            self.read_cold(&batch.booked).await?
+        } else {
+            batch.booked.iter().map(|booked| store.message(booked.physical, booked.size)).collect()
+        };
+        let mut deliveries = Vec::with_capacity(messages.len());
+        let (mut passed, mut unread, mut failure) = (Vec::new(), Vec::new(), None);
+        for (booked, message) in std::mem::take(&mut batch.booked).into_iter().zip(messages) {
+            match message {
+                Ok(message) if filter.matches(&message) => deliveries.push(batch.delivery(&booked, message)),
+                Ok(_) => passed.push(booked),
+                Err(error @ ReadError::Io { .. }) => {
+                    failure = Some(error);
+                    unread.push(booked);
+                }
+                Err(error) => {
+                    let owner = &batch.subscription.owner;
+                    let (topic, group, offset) = (&owner.topic, &owner.group, booked.offset);
+                    tracing::error!(%topic, %group, queue = booked.book, %offset, %error, "passing over a message that cannot be read");
+                    passed.push(booked);
+                }
+            }
+        }
+        batch.pass(&passed);
+        batch.give_back(unread, READ_AGAIN_AFTER);
+        match failure {
+            Some(error) if deliveries.is_empty() => Err(error.into()),
+            _ => Ok(deliveries),
+        }
+    }
+
+    async fn read_cold(&self, booked: &[Booked]) -> Result<Vec<Result<StoredMessage, ReadError>>, TakeError> {
+        let store = self.inner.store.clone();
+        let places: Vec<_> = booked.iter().map(|booked| (booked.physical, booked.size)).collect();
+        let at = places.first().map_or(PhysicalOffset::ZERO, |(at, _)| *at);
+        let read = move || places.into_iter().map(|(at, size)| store.message(at, size)).collect();
+        self.off_the_runtime(read).await.map_err(|error| ReadError::Io { at, error: Arc::new(error) }.into())
+    }
+
+    /// Runs what may wait for a disk on a thread that may; at most `COLD_READS_MAX` at once.
+    pub(super) async fn off_the_runtime<R: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> R + Send + 'static,
+    ) -> std::io::Result<R> {
+        let permit = Arc::clone(&self.inner.pop.cold_reads).acquire_owned().await.map_err(std::io::Error::other)?;
+        let run = move || {
+            let result = work();
+            drop(permit);
+            result
+        };
+        tokio::task::spawn_blocking(run).await.map_err(std::io::Error::other)
+    }
+}
+
+impl Batch {
+    fn delivery(&self, booked: &Booked, message: StoredMessage) -> Delivery {
+        let run = &self.broker.inner.pop.run;
+        let terms = Terms {
+            run: run.id,
+            queue: self.books[booked.book].queue_id,
+            offset: booked.offset,
+            attempt: booked.attempt,
+            nonce: booked.nonce,
+            until: run.wall_of(self.until),
+        };
+        let owner = &self.subscription.owner;
+        Delivery { message, receipt: Receipt::seal(&owner.topic, &owner.group, terms), attempt: booked.attempt }
+    }
+
+    fn pass(&self, passed: &[Booked]) {
+        for booked in passed {
+            self.books[booked.book].open().book.pass_delivery(booked.offset, booked.nonce);
+        }
+    }
+
+    fn give_back(&self, booked: Vec<Booked>, after: Duration) {
+        if booked.is_empty() {
+            return;
+        }
+        let now = self.broker.inner.clock.now();
+        for booked in booked {
+            let book = &self.books[booked.book];
+            let mut pages = book.open();
+            pages.book.give_back(booked.offset, booked.nonce, now.plus(after));
+            self.broker.inner.pop.schedule.bring_forward(book, &mut pages, now);
+        }
+        self.subscription.owner.line.wake(Cause::Any);
+    }
+}
+
+impl Walk<'_> {
+    fn is_full(&self, booked: &[Booked]) -> bool {
+        booked.len() >= self.max || self.bytes_left == 0
+    }
+
+    fn visit(
+        &mut self,
+        book: &QueueBook,
+        pages: &mut Pages,
+        index: usize,
+        out: &mut Vec<Booked>,
+    ) -> Result<(), ReadError> {
+        if pages.forgotten {
+            return Ok(());
+        }
+        self.retries(book, pages, index, out)?;
+        self.fresh(book, pages, index, out)
+    }
+
+    /// What is due again, longest due first.
+    fn retries(
+        &mut self,
+        book: &QueueBook,
+        pages: &mut Pages,
+        index: usize,
+        out: &mut Vec<Booked>,
+    ) -> Result<(), ReadError> {
+        let pages = &mut pages.book;
+        while !self.is_full(out) && self.scans_left > 0 && pages.in_flight() < self.in_flight_max {
+            let Some((offset, attempt)) = pages.ready(self.now) else { break };
+            self.scans_left -= 1;
+            if attempt > self.max_attempts {
+                // The group was given fewer attempts meanwhile, or the log did not say how many it had.
+                pages.retry(offset, attempt, self.now, self.max_attempts);
+                continue;
+            }
+            let entry = book.queue.entries(offset, 1)?.first().copied().filter(|entry| entry.offset == offset);
+            match entry.filter(|entry| self.filter.may_match(entry.tags_code)) {
+                // Filtered out, or not stored any more.
+                None => pages.pass(offset..offset.plus(1)),
+                Some(entry) if self.has_room(&entry, out) => {
+                    let nonce = pages.deliver(offset, attempt, self.until);
+                    out.push(Booked {
+                        book: index,
+                        offset,
+                        attempt,
+                        nonce,
+                        physical: entry.physical,
+                        size: entry.size,
+                    });
+                }
+                Some(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// What was never delivered, in order.
+    fn fresh(
+        &mut self,
+        book: &QueueBook,
+        pages: &mut Pages,
+        index: usize,
+        out: &mut Vec<Booked>,
+    ) -> Result<(), ReadError> {
+        let pages = &mut pages.book;
+        let end = book.queue.max();
+        loop {
+            let mut expected = pages.next();
+            let room = self.in_flight_max.saturating_sub(pages.in_flight().max(pages.waiting()));
+            if expected >= end || self.is_full(out) || self.scans_left == 0 || room == 0 {
+                return Ok(());
+            }
+            let chunk = match self.filter {
+                Filter::All => self.max - out.len(),
+                Filter::Tags(_) => SCAN_CHUNK,
+            };
+            let entries = book.queue.entries(expected, chunk.min(room).min(self.scans_left))?;
+            if entries.is_empty() {
+                return Ok(());
+            }
+            for entry in entries {
+                if entry.offset > expected {
+                    // Retention was faster.
+                    pages.pass(expected..entry.offset);
+                }
+                expected = entry.offset.plus(1);
+                if !pages.is_untouched(entry.offset) {
+                    continue;
+                }
+                self.scans_left -= 1;
+                if !self.filter.may_match(entry.tags_code) {
+                    pages.pass(entry.offset..expected);
+                } else if !self.is_full(out) && self.has_room(&entry, out) {
+                    let nonce = pages.deliver(entry.offset, 1, self.until);
+                    let (offset, physical, size) = (entry.offset, entry.physical, entry.size);
+                    out.push(Booked { book: index, offset, attempt: 1, nonce, physical, size });
+                } else {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Counts an entry's bytes; false when they are too many behind what is booked already.
+    fn has_room(&mut self, entry: &Entry, out: &[Booked]) -> bool {
+        let size = u64::from(entry.size);
+        let fits = out.is_empty() || size <= self.bytes_left;
+        self.bytes_left = if fits { self.bytes_left.saturating_sub(size) } else { 0 };
+        fits
+    }
+}

@@ -1,0 +1,248 @@
+//! What may be so about one message.
+
+use super::ATTEMPTS;
+use crate::broker::Receipt;
+
+/// What the log may say last about a message. Times in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    Nothing,
+    /// The next attempt: not before `at`, and by `latest`. They differ where a lease whose end was on record was renewed:
+    /// a restart goes by the record or by the snapshot.
+    Retry {
+        attempt: u32,
+        at: u64,
+        latest: u64,
+    },
+    Done,
+    Dead,
+}
+
+/// One receipt that a consumer got.
+#[derive(Debug)]
+pub struct Handle {
+    pub receipt: Receipt,
+    pub run: u32,
+    /// End of the lease that its text names.
+    pub promised: u64,
+    pub acked: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Lease {
+    until: u64,
+    attempt: u32,
+    /// The log knows already what comes when it ends.
+    recorded: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Ok,
+    Refusal,
+    Either,
+}
+
+#[derive(Debug)]
+pub struct Believed {
+    /// The send was answered: it must be there.
+    exists: bool,
+    /// What the log may say; while `sure`, the server acts on the last, and a crash may fall back to any.
+    said: Vec<Said>,
+    pub sure: bool,
+    lease: Option<Lease>,
+    /// A lease was open when the last run ended.
+    was_live: bool,
+    pub handles: Vec<Handle>,
+}
+
+impl Believed {
+    pub fn new(exists: bool) -> Self {
+        let said = vec![Said::Nothing];
+        Self { exists, said, sure: true, lease: None, was_live: false, handles: Vec::new() }
+    }
+
+    fn last(&self) -> Said {
+        *self.said.last().expect("never empty")
+    }
+    fn is_over(&self) -> bool {
+        let over = |said: &Said| matches!(said, Said::Done | Said::Dead);
+        if self.sure { over(&self.last()) } else { self.said.iter().all(over) }
+    }
+    fn is(&self, said: Said, attempt: u32, now: u64) -> bool {
+        match said {
+            Said::Nothing => attempt == 1,
+            Said::Retry { attempt: next, at, .. } => attempt == next && at <= now,
+            Said::Done | Said::Dead => false,
+        }
+    }
+
+    pub fn deliver(&mut self, attempt: u32, handle: Handle, until: u64, now: u64) -> Result<(), &'static str> {
+        if attempt > ATTEMPTS {
+            return Err("one attempt too many");
+        }
+        if self.lease.is_some() {
+            return Err("it is in flight");
+        }
+        let fits = |said: &Said| self.is(*said, attempt, now);
+        let Some(found) = self.said.iter().copied().rfind(fits) else { return Err("not this attempt, not now") };
+        if self.sure && self.last() != found {
+            return Err("the server knew better");
+        }
+        if !self.sure {
+            self.said = vec![found];
+            self.sure = true;
+        }
+        self.exists = true;
+        self.lease = Some(Lease { until, attempt, recorded: false });
+        self.handles.push(handle);
+        Ok(())
+    }
+
+    /// Whether it should have come by now. A wait that a restart has restored may be two milliseconds longer.
+    pub fn is_overdue(&self, now: u64) -> bool {
+        let visible = |said: &Said| match *said {
+            Said::Nothing => true,
+            Said::Retry { attempt, latest, .. } => attempt <= ATTEMPTS && latest + 2 <= now,
+            Said::Done | Said::Dead => false,
+        };
+        let expected = if self.sure { visible(&self.last()) } else { self.said.iter().all(visible) };
+        self.exists && self.lease.is_none() && expected
+    }
+
+    pub fn is_live(&self, index: usize, run: u32, now: u64) -> bool {
+        let newest = index + 1 == self.handles.len() && self.handles[index].run == run;
+        newest && !self.is_over() && self.lease.is_some_and(|lease| now < lease.until)
+    }
+
+    /// The answer to an ack.
+    pub fn expect(&self, index: usize, run: u32, now: u64) -> Answer {
+        let handle = &self.handles[index];
+        let open = now < handle.promised;
+        if self.is_over() {
+            return match (open, handle.acked) {
+                (true, true) => Answer::Ok,
+                (true, false) => Answer::Either,
+                (false, _) => Answer::Refusal,
+            };
+        }
+        self.expect_change(index, run, now)
+    }
+
+    /// The answer to a change of the invisible time.
+    pub fn expect_change(&self, index: usize, run: u32, now: u64) -> Answer {
+        let handle = &self.handles[index];
+        let open = now < handle.promised;
+        let newest = index + 1 == self.handles.len();
+        if self.is_over() {
+            return Answer::Refusal;
+        }
+        if handle.run == run {
+            return if self.is_live(index, run, now) { Answer::Ok } else { Answer::Refusal };
+        }
+        let delivered_since = self.handles.last().is_some_and(|last| last.run == run);
+        match (open && !delivered_since, self.sure && newest && self.was_live) {
+            (false, _) => Answer::Refusal,
+            (true, true) => Answer::Ok,
+            (true, false) => Answer::Either,
+        }
+    }
+
+    fn say(&mut self, said: Said) {
+        self.said.push(said);
+    }
+
+    pub fn acked(&mut self, index: usize) {
+        self.handles[index].acked = true;
+        if !self.sure && self.said.contains(&Said::Dead) {
+            // Either it is done now, or the crash left it dead and the handle was told that it is over.
+            self.said = vec![Said::Dead, Said::Done];
+        } else if !self.is_over() {
+            self.said = vec![Said::Done];
+            self.sure = true;
+        }
+        self.lease = None;
+    }
+
+    /// Done, and the record is on its way.
+    pub fn done_soon(&mut self) {
+        if !self.is_over() {
+            self.say(Said::Done);
+            self.sure = true;
+            self.lease = None;
+        }
+    }
+
+    /// Perhaps done.
+    pub fn maybe_done(&mut self) {
+        if !self.is_over() {
+            self.say(Said::Done);
+            self.sure = false;
+        }
+    }
+
+    pub fn changed(&mut self, attempt: u32, handle: Handle, now: u64, until: u64) {
+        self.said = vec![Said::Retry { attempt: attempt + 1, at: until, latest: until }];
+        self.sure = true;
+        self.lease = (until > now).then_some(Lease { until, attempt, recorded: true });
+        self.handles.push(handle);
+    }
+
+    pub fn maybe_changed(&mut self, attempt: u32, until: u64) {
+        self.say(Said::Retry { attempt: attempt + 1, at: until, latest: until });
+    }
+
+    pub fn renewed(&mut self, until: u64) {
+        let Some(lease) = &mut self.lease else { return };
+        lease.until = until;
+        if let (true, Some(Said::Retry { at, latest, .. })) = (lease.recorded, self.said.last_mut()) {
+            *at = until.min(*at);
+            *latest = until.max(*latest);
+        }
+    }
+
+    pub fn dead(&mut self) {
+        if !self.is_over() {
+            self.say(Said::Dead);
+            self.lease = None;
+        }
+    }
+
+    pub fn revive(&mut self, now: u64) {
+        if let Some(lease) = self.lease.filter(|lease| lease.until <= now) {
+            self.lease = None;
+            if !lease.recorded {
+                self.say(Said::Retry { attempt: lease.attempt + 1, at: lease.until, latest: lease.until });
+            }
+        }
+        let doomed = |said: &Said| matches!(said, Said::Retry { attempt, at, .. } if *attempt > ATTEMPTS && *at <= now);
+        let dies = if self.sure { self.lease.is_none() && doomed(&self.last()) } else { self.said.iter().any(doomed) };
+        if dies {
+            self.say(Said::Dead);
+        }
+    }
+
+    /// Everything that the server has said so far is durable.
+    pub fn safe(&mut self) {
+        if self.sure {
+            self.said = vec![self.last()];
+        }
+    }
+
+    /// The run ended; what was not safe may be gone, what was in flight is not any more.
+    pub fn crash(&mut self) {
+        self.was_live = self.lease.take().is_some();
+        self.sure &= self.said.len() == 1;
+    }
+
+    /// At the end, with so many copies in the dead-letter topic.
+    pub fn ends_well(&self, copies: usize) -> bool {
+        match self.last() {
+            _ if !self.exists => copies <= 1,
+            Said::Done if self.sure => copies == 0,
+            Said::Dead if self.sure => copies == 1,
+            // Nobody asked for it any more, or the log decided; it is not both.
+            _ => !self.sure && copies <= 1,
+        }
+    }
+}

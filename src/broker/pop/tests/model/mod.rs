@@ -1,0 +1,377 @@
+//! Random histories against a simple model: no message that was acked comes again, none is lost, attempts count right,
+//! nothing comes early, the last attempt ends in the dead-letter topic, and a crash repeats only what was in flight.
+
+mod believed;
+
+use std::collections::{BTreeMap, HashMap};
+
+use futures_util::FutureExt;
+
+use self::believed::{Answer, Believed, Handle};
+use super::*;
+use crate::broker::SettleError;
+
+/// Histories, and steps of each. A failure prints its seed; [`history`] with that seed repeats its operations.
+const HISTORIES: u64 = 100;
+const STEPS: usize = 120;
+
+/// Small, seeded, good enough (splitmix64).
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % sides
+    }
+}
+
+/// The world, and what we believe about each message, by its body.
+struct Game {
+    world: Option<World>,
+    dice: Dice,
+    messages: BTreeMap<String, Believed>,
+    /// Which run of the server this is.
+    run: u32,
+    /// The power is gone: the next step must be a crash.
+    dark: bool,
+    sent: u32,
+    counts: HashMap<&'static str, u32>,
+}
+
+/// Prints the seed when the test dies.
+struct Seed(u64);
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the history of seed {}", self.0);
+        }
+    }
+}
+
+#[test]
+fn random_histories_agree_with_the_model() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut counts: HashMap<&'static str, u32> = HashMap::new();
+    for seed in 0..HISTORIES {
+        for (what, count) in runtime.block_on(history(seed)) {
+            *counts.entry(what).or_default() += count;
+        }
+    }
+    // A history in which nothing of a kind ever happens would prove nothing about it.
+    for what in ["acked", "refused", "again", "earlier run", "dead", "dropped", "dark", "crash", "changed", "renewed"] {
+        assert!(counts.get(what).is_some_and(|n| *n > 20), "{what} hardly ever happened: {counts:?}");
+    }
+}
+
+async fn history(seed: u64) -> HashMap<&'static str, u32> {
+    let _seed = Seed(seed);
+    let (world, dice) = (World::new(2), Dice(seed));
+    let mut game = Game {
+        world: Some(world),
+        dice,
+        messages: BTreeMap::new(),
+        run: 0,
+        dark: false,
+        sent: 0,
+        counts: HashMap::new(),
+    };
+    for _ in 0..STEPS {
+        game.step().await;
+    }
+    game.finish().await;
+    game.counts
+}
+
+impl Game {
+    fn world(&self) -> &World {
+        self.world.as_ref().expect("always put back")
+    }
+    /// Milliseconds.
+    fn now(&self) -> u64 {
+        self.world().machine.clock.now().as_micros() / 1000
+    }
+    fn count(&mut self, what: &'static str) {
+        *self.counts.entry(what).or_default() += 1;
+    }
+
+    async fn step(&mut self) {
+        match self.dice.roll(24) {
+            0..4 => self.send().await,
+            4..9 => {
+                let lease = Duration::from_secs(1 + self.dice.roll(20));
+                self.take(lease).await;
+            }
+            9..12 => self.ack_some().await,
+            12..14 => self.change().await,
+            14 => self.renew(),
+            15 => self.forward().await,
+            16..19 => {
+                let time = ms(self.dice.roll(9000));
+                self.world().pass(time);
+                self.revive().await;
+            }
+            19 => self.take_all().await,
+            20 => {
+                let saved = self.world().broker.snapshot();
+                assert!(saved.is_ok() || self.world().machine.disk.is_off(), "{saved:?}");
+            }
+            21 => self.drop_an_ack(),
+            22 if self.dice.roll(2) == 0 => self.cut_the_power(),
+            22 => self.crash(),
+            _ => self.restart(),
+        }
+        // What happens in memory when the power is gone already is of no interest.
+        if self.dark || self.world().machine.disk.is_off() {
+            self.count("dark");
+            self.crash();
+        }
+    }
+
+    async fn send(&mut self) {
+        let bodies: Vec<_> = (0..1 + self.dice.roll(4)).map(|n| format!("m{}", self.sent + n as u32)).collect();
+        self.sent += bodies.len() as u32;
+        let drafts = bodies.iter().map(|body| normal(body)).collect();
+        let sent = self.world().broker.produce(&topic(), drafts).await;
+        self.safe_if(sent.is_ok());
+        for body in bodies {
+            self.messages.insert(body, Believed::new(sent.is_ok()));
+        }
+    }
+
+    async fn take(&mut self, invisible: Duration) -> usize {
+        let max = 1 + self.dice.roll(6) as usize;
+        let poll = Take { invisible, ..self.world().poll(max) };
+        let taken = match self.world().broker.take(poll).await {
+            Ok(taken) => taken,
+            Err(error) => {
+                assert!(self.world().machine.disk.is_off(), "{error}");
+                return 0;
+            }
+        };
+        let (now, run) = (self.now(), self.run);
+        let count = taken.len();
+        for delivery in taken {
+            let body = String::from_utf8(delivery.message.body.to_vec()).unwrap();
+            let until = now + invisible.as_millis() as u64;
+            let handle = Handle { receipt: delivery.receipt, run, promised: until, acked: false };
+            let message = self.messages.get_mut(&body).unwrap_or_else(|| panic!("{body} was never sent"));
+            if delivery.attempt > 1 {
+                *self.counts.entry("again").or_default() += 1;
+            }
+            if let Err(why) = message.deliver(delivery.attempt, handle, until, now) {
+                panic!("{body}, attempt {}, at {now}: {why}: {message:?}", delivery.attempt);
+            }
+        }
+        count
+    }
+
+    /// Takes until nothing is left: whatever must be visible has been seen then.
+    async fn take_all(&mut self) {
+        self.revive().await;
+        while self.take(Duration::from_secs(60)).await > 0 {}
+        if self.world().machine.disk.is_off() {
+            return;
+        }
+        let now = self.now();
+        for (body, message) in &self.messages {
+            assert!(!message.is_overdue(now), "{body} did not come by {now}: {message:?}");
+        }
+    }
+
+    /// A message and one of its handles, mostly the newest.
+    fn some_handle(&mut self) -> Option<(String, usize)> {
+        let known: Vec<_> =
+            self.messages.iter().filter(|(_, m)| !m.handles.is_empty()).map(|(b, _)| b).cloned().collect();
+        if known.is_empty() {
+            return None;
+        }
+        let body = known[self.dice.roll(known.len() as u64) as usize].clone();
+        let handles = self.messages[&body].handles.len();
+        let index = if self.dice.roll(4) == 0 { self.dice.roll(handles as u64) as usize } else { handles - 1 };
+        Some((body, index))
+    }
+
+    async fn ack_some(&mut self) {
+        let mut chosen = BTreeMap::new();
+        for _ in 0..1 + self.dice.roll(4) {
+            chosen.extend(self.some_handle());
+        }
+        let receipts: Vec<_> = chosen.iter().map(|(body, i)| self.messages[body].handles[*i].receipt.clone()).collect();
+        let results = self.world().broker.ack(&topic(), &group(), &receipts).await;
+        let (now, run) = (self.now(), self.run);
+        let mut any_ok = false;
+        let Ok(results) = results else {
+            chosen.keys().for_each(|body| self.messages.get_mut(body).expect("chosen").maybe_done());
+            return self.safe_if(false);
+        };
+        for ((body, index), result) in chosen.iter().zip(results) {
+            let message = self.messages.get_mut(body).expect("chosen");
+            let expected = message.expect(*index, run, now);
+            let ok = match result {
+                Ok(()) => true,
+                Err(SettleError::Expired | SettleError::Invalid) => false,
+                Err(other) => panic!("{other}"),
+            };
+            let fits = match expected {
+                Answer::Ok => ok,
+                Answer::Refusal => !ok,
+                Answer::Either => true,
+            };
+            assert!(fits, "{body}, handle {index}, at {now}: expected {expected:?}, got {ok}: {message:?}");
+            let earlier = message.handles[*index].run != run;
+            if ok {
+                message.acked(*index);
+            }
+            self.count(if ok { "acked" } else { "refused" });
+            if ok && earlier {
+                self.count("earlier run");
+            }
+            any_ok |= ok;
+        }
+        // A refusal waits for nothing, so it says nothing about the disk.
+        if any_ok {
+            self.safe_if(true);
+        }
+    }
+
+    /// An ack whose caller goes away before the answer.
+    fn drop_an_ack(&mut self) {
+        let Some((body, index)) = self.some_handle() else { return };
+        let (now, run) = (self.now(), self.run);
+        let receipts = [self.messages[&body].handles[index].receipt.clone()];
+        let answered = self.world().broker.ack(&topic(), &group(), &receipts).now_or_never();
+        let message = self.messages.get_mut(&body).expect("chosen");
+        let expected = message.expect(index, run, now);
+        match answered {
+            // It has its record and waits for the disk.
+            None => message.done_soon(),
+            Some(Ok(results)) if results[0].is_ok() => message.acked(index),
+            Some(Ok(_)) => return assert_ne!(expected, Answer::Ok, "{body}, handle {index}, at {now}: {message:?}"),
+            Some(Err(_)) => {
+                message.maybe_done();
+                return self.safe_if(false);
+            }
+        }
+        assert_ne!(expected, Answer::Refusal, "{body}, handle {index}, at {now}: {message:?}");
+        self.count("dropped");
+    }
+
+    async fn change(&mut self) {
+        let Some((body, index)) = self.some_handle() else { return };
+        let (now, run) = (self.now(), self.run);
+        let expected = self.messages[&body].expect_change(index, run, now);
+        let wait = if self.dice.roll(3) == 0 { 0 } else { self.dice.roll(9000) };
+        let receipt = self.messages[&body].handles[index].receipt.clone();
+        let changed = self.world().broker.change_invisible(&topic(), &group(), &receipt, ms(wait)).await;
+        let message = self.messages.get_mut(&body).expect("chosen");
+        let attempt = receipt.attempt();
+        match changed {
+            Ok(receipt) => {
+                assert_ne!(expected, Answer::Refusal, "{body}, handle {index}, at {now}: {message:?}");
+                let handle = Handle { receipt, run, promised: now + wait, acked: false };
+                message.changed(attempt, handle, now, now + wait);
+                self.count("changed");
+                self.safe_if(true);
+            }
+            Err(SettleError::Expired | SettleError::Invalid) => {
+                assert_ne!(expected, Answer::Ok, "{body}, handle {index}, at {now}: {message:?}");
+            }
+            Err(_) => {
+                message.maybe_changed(attempt, now + wait);
+                self.safe_if(false);
+            }
+        }
+    }
+
+    fn renew(&mut self) {
+        let Some((body, index)) = self.some_handle() else { return };
+        let (now, run) = (self.now(), self.run);
+        let lease = self.dice.roll(20_000);
+        let receipt = &self.messages[&body].handles[index].receipt;
+        let renewed = self.world().broker.renew(&topic(), &group(), receipt, ms(lease)).is_ok();
+        let message = self.messages.get_mut(&body).expect("chosen");
+        assert_eq!(renewed, message.is_live(index, run, now), "{body}, handle {index}, at {now}: {message:?}");
+        if renewed {
+            message.renewed(now + lease);
+            self.count("renewed");
+        }
+    }
+
+    async fn forward(&mut self) {
+        let Some((body, index)) = self.some_handle().filter(|(body, _)| self.messages[body].sure) else { return };
+        let receipt = self.messages[&body].handles[index].receipt.clone();
+        let forwarded = self.world().broker.forward_to_dead_letter(&topic(), &group(), &receipt).await;
+        self.messages.get_mut(&body).expect("chosen").dead();
+        self.count("dead");
+        self.safe_if(forwarded.is_ok());
+    }
+
+    async fn revive(&mut self) {
+        self.world().broker.revive().await;
+        let now = self.now();
+        self.messages.values_mut().for_each(|message| message.revive(now));
+    }
+
+    /// After an answer: everything before it is safe; after a failure the power must be gone.
+    fn safe_if(&mut self, ok: bool) {
+        if ok {
+            self.messages.values_mut().for_each(Believed::safe);
+        } else {
+            assert!(self.world().machine.disk.is_off(), "refused without a reason");
+            self.dark = true;
+        }
+    }
+
+    fn cut_the_power(&mut self) {
+        let disk = &self.world.as_ref().expect("always put back").machine.disk;
+        disk.crash_at(disk.ops() + 1 + self.dice.roll(6));
+    }
+
+    fn crash(&mut self) {
+        let seed = self.dice.roll(u64::MAX);
+        let world = self.world.take().expect("always put back");
+        world.machine.disk.crash_at(u64::MAX);
+        self.world = Some(world.crash(seed));
+        self.messages.values_mut().for_each(Believed::crash);
+        self.run += 1;
+        self.dark = false;
+        self.count("crash");
+    }
+
+    fn restart(&mut self) {
+        let disk = self.world().machine.disk.clone();
+        disk.crash_at(u64::MAX);
+        if disk.is_off() {
+            return self.crash();
+        }
+        let world = self.world.take().expect("always put back");
+        self.world = Some(world.restart());
+        self.messages.values_mut().for_each(Believed::crash);
+        self.run += 1;
+    }
+
+    /// Consumes everything and counts.
+    async fn finish(&mut self) {
+        self.crash();
+        for _ in 0..=ATTEMPTS {
+            self.world().pass(Duration::from_secs(3600));
+            self.take_all().await;
+        }
+        self.world().pass(Duration::from_secs(3600));
+        self.revive().await;
+        let store = self.world().broker.store();
+        store.committed(store.end()).await.unwrap();
+        let dead = crate::broker::testing::bodies(&self.world().broker, &TopicName::dead_letter(&group()));
+        for (body, message) in &self.messages {
+            let copies = dead.iter().filter(|b| *b == body).count();
+            assert!(message.ends_well(copies), "{body} has {copies} dead letters: {message:?}");
+        }
+        let (commit, in_flight, waiting) = self.world().progress();
+        let stored: u64 = (0..2).map(|q| self.world().broker.store().queue(&topic(), QueueId(q)).max().get()).sum();
+        assert_eq!((commit, in_flight, waiting), (stored, 0, 0));
+    }
+}

@@ -1,0 +1,145 @@
+use super::*;
+
+#[tokio::test]
+async fn an_expired_lease_is_the_next_attempt_and_never_early() {
+    let world = World::new(1);
+    world.send(&["a"]).await;
+    assert_eq!(world.take_one().await.attempt, 1);
+    let due = world.machine.clock.now().plus(LEASE);
+    assert_eq!(world.broker.revive().await, Some(due));
+    world.pass(LEASE - Duration::from_micros(1));
+    assert_eq!(world.broker.revive().await, Some(due));
+    assert_eq!(world.take(1).await.len(), 0);
+    world.pass(Duration::from_micros(1));
+    assert_eq!(world.broker.revive().await, None);
+    assert_eq!((world.settled(), world.progress()), (1, (0, 0, 1)));
+    assert_eq!(world.take_one().await.attempt, 2);
+}
+
+#[tokio::test]
+async fn many_leases_end_in_few_records() {
+    let world = World::new(1);
+    world.broker.produce(&topic(), (0..1000).map(|n| normal(&n.to_string())).collect()).await.unwrap();
+    let mut taken = 0;
+    while taken < 1000 {
+        taken += world.take(32).await.len();
+    }
+    world.pass(LEASE);
+    world.broker.revive().await;
+    assert_eq!((world.settled(), world.progress()), (2, (0, 0, 1000)));
+    assert_eq!(offsets(&world.take(3).await), [0, 1, 2]);
+}
+
+#[tokio::test]
+async fn a_parked_poll_gets_what_expires() {
+    let world = World::new(1);
+    world.send(&["a"]).await;
+    world.take_one().await;
+    let parked = world.park(world.long_poll(1)).await;
+    world.pass(LEASE);
+    world.broker.revive().await;
+    assert_eq!(parked.await.unwrap().unwrap()[0].attempt, 2);
+}
+
+#[tokio::test]
+async fn revive_is_asked_to_come_sooner_when_something_ends_before_its_promise() {
+    let world = World::new(2);
+    world.send(&["a", "b"]).await;
+    world.take_one().await;
+    assert_eq!(world.broker.revive().await, Some(world.machine.clock.now().plus(LEASE)));
+    let short = Take { invisible: ms(500), ..world.poll(1) };
+    assert_eq!(world.broker.take(short).await.unwrap().len(), 1);
+    world.broker.revive_sooner().await;
+    assert_eq!(world.broker.revive().await, Some(world.machine.clock.now().plus(ms(500))));
+}
+
+#[tokio::test]
+async fn after_the_last_attempt_a_message_is_a_dead_letter() {
+    let world = World::new(1);
+    world.send(&["a", "b"]).await;
+    let good = world.take(2).await.remove(1);
+    world.ack(&good).await.unwrap();
+    for attempt in 2..=ATTEMPTS {
+        world.pass(LEASE);
+        world.broker.revive().await;
+        assert_eq!(world.take_one().await.attempt, attempt);
+    }
+    world.pass(LEASE);
+    world.broker.revive().await;
+    assert_eq!(world.take(1).await.len(), 0);
+    assert_eq!(world.progress(), (2, 0, 0));
+    let end = world.broker.store().end();
+    world.broker.store().committed(end).await.unwrap();
+    let dead = crate::broker::testing::bodies(&world.broker, &TopicName::dead_letter(&group()));
+    assert_eq!(dead, ["a"]);
+}
+
+#[tokio::test]
+async fn a_refused_last_attempt_is_a_dead_letter_once_its_invisible_time_is_over() {
+    let world = World::new(1);
+    world.send(&["a"]).await;
+    let mut taken = world.take_one().await;
+    for _ in 1..ATTEMPTS {
+        world.broker.change_invisible(&topic(), &group(), &taken.receipt, Duration::ZERO).await.unwrap();
+        taken = world.take_one().await;
+    }
+    let last = world.broker.change_invisible(&topic(), &group(), &taken.receipt, ms(5000)).await.unwrap();
+    world.pass(ms(4999));
+    world.broker.revive().await;
+    assert_eq!(world.progress(), (0, 1, 0), "it can still be acked");
+    assert_eq!(last.attempt(), ATTEMPTS);
+    world.pass(ms(1));
+    world.broker.revive().await;
+    assert_eq!(world.progress(), (1, 0, 0));
+}
+
+#[tokio::test]
+async fn fewer_attempts_count_for_what_waits_already_and_more_spare_it() {
+    let world = World::new(2);
+    world.send(&["a", "b"]).await;
+    world.take(2).await;
+    world.pass(LEASE);
+    world.broker.revive().await;
+    let attempts = |n: u32| crate::broker::GroupChange { retry_max_times: Some(n - 1), ..Default::default() };
+    world.broker.update_group(&group(), attempts(1)).unwrap();
+    assert_eq!(world.take(2).await.len(), 0, "both had their only attempt");
+    world.broker.update_group(&group(), attempts(5)).unwrap();
+    world.broker.revive().await;
+    let taken = world.take(2).await;
+    assert_eq!(taken.iter().map(|d| d.attempt).collect::<Vec<_>>(), [2, 2]);
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_be_dead_lettered_is_tried_again() {
+    let world = World::new(1);
+    world
+        .broker
+        .update_group(&group(), crate::broker::GroupChange { retry_max_times: Some(0), ..Default::default() })
+        .unwrap();
+    world.send(&["a"]).await;
+    world.take_one().await;
+    // The dead-letter topic cannot be made: its table cannot be saved.
+    let config = world.machine.disk.clone();
+    config.set_capacity(config.used());
+    world.pass(LEASE);
+    let next = world.broker.revive().await;
+    assert_eq!(next, Some(world.machine.clock.now().plus(ms(1000))));
+    assert_eq!(world.progress(), (0, 0, 1));
+    config.set_capacity(u64::MAX);
+    world.pass(ms(1000));
+    world.broker.revive().await;
+    assert_eq!(world.progress(), (1, 0, 0));
+}
+
+#[tokio::test]
+async fn books_of_a_deleted_group_are_left_alone() {
+    let world = World::new(1);
+    world.send(&["a"]).await;
+    let taken = world.take_one().await;
+    world.broker.delete_group(&group()).unwrap();
+    world.pass(LEASE);
+    let before = world.settled();
+    assert_eq!(world.broker.revive().await, None);
+    assert_eq!(world.settled(), before);
+    assert!(world.broker.ack(&topic(), &group(), &[taken.receipt]).await.is_err());
+}

@@ -1,0 +1,171 @@
+//! Sending: check, choose the queue, append, wait.
+//!
+//! What a front has checked already (names, properties, form) is not looked at again. Checked here, in this order: the
+//! body's size, the topic, its type, its permission. Then every message of the call gets its queue, all of them enter the
+//! log as one unit, and the answer waits for the flush policy.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use bytes::Bytes;
+
+use crate::{
+    store::{AppendError, Purpose, Ticket},
+    types::{MessageType, NewMessage, Properties, QueueId, QueueOffset, SysFlag, Timestamp, TopicName, java_hash},
+};
+
+use super::{AdminError, Broker, ProduceError, metadata::TopicEntry};
+
+/// A message as a front hands it over: every field checked for its form, nothing checked against the server's state.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    pub message_type: MessageType,
+    pub sys_flag: SysFlag,
+    pub flag: i32,
+    pub born_at: Timestamp,
+    pub born_host: SocketAddr,
+    /// The ordering key; messages with the same one go to the same queue.
+    pub message_group: Option<String>,
+    pub properties: Properties,
+    pub body: Bytes,
+}
+
+/// Where a message went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Produced {
+    pub queue: QueueId,
+    pub offset: QueueOffset,
+}
+
+impl Broker {
+    /// Stores the messages of one call, all or none, and returns once they are as safe as the flush policy says.
+    ///
+    /// The first message to a topic without a type decides it. Dropping the future does not undo the append.
+    pub async fn produce(&self, topic: &TopicName, drafts: Vec<Draft>) -> Result<Vec<Produced>, ProduceError> {
+        let Some(first) = drafts.first() else { return Ok(vec![]) };
+        self.check_bodies(&drafts)?;
+        let mut entry = match self.topic_entry(topic.as_str()) {
+            Some(entry) => entry,
+            None => self.create_for(topic, &drafts).await?,
+        };
+        self.check_types(&entry, &drafts)?;
+        if entry.topic.message_type.is_none() {
+            let message_type = first.message_type;
+            let name = topic.clone();
+            entry = self.change_metadata(move |broker| broker.decide_type(&name, message_type)).await?;
+            // Another send may have been faster.
+            self.check_types(&entry, &drafts)?;
+        }
+        let (queues, ticket) = self.append_drafts(&entry, drafts)?;
+        self.inner.store.committed(ticket.end).await.map_err(AppendError::from)?;
+        let offsets = ticket.appended.iter().map(|appended| appended.queue_offset);
+        Ok(queues.into_iter().zip(offsets).map(|(queue, offset)| Produced { queue, offset }).collect())
+    }
+
+    fn check_bodies(&self, drafts: &[Draft]) -> Result<(), ProduceError> {
+        let max = self.inner.config.max_message_bytes;
+        match drafts.iter().map(|draft| draft.body.len()).find(|size| *size > max) {
+            Some(size) => Err(ProduceError::BodyTooLarge { size, max }),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the topic, unless its first message would be refused anyway.
+    async fn create_for(&self, topic: &TopicName, drafts: &[Draft]) -> Result<Arc<TopicEntry>, ProduceError> {
+        check_served(drafts)?;
+        let made = self.topic_for(topic).await?;
+        let entry = made.and_then(|_| self.topic_entry(topic.as_str()));
+        entry.ok_or_else(|| ProduceError::TopicNotFound(topic.clone()))
+    }
+
+    /// Whether the topic takes messages of these types and lets itself be written. Retry and dead-letter topics take all
+    /// types.
+    fn check_types(&self, entry: &TopicEntry, drafts: &[Draft]) -> Result<(), ProduceError> {
+        let topic = &*entry.topic;
+        if self.inner.config.check_message_type && !topic.name.is_derived() {
+            // All messages of a call that decides the type must be of it.
+            let expected = topic.message_type.or(drafts.first().map(|first| first.message_type));
+            let conflict = |draft: &&Draft| expected.is_some_and(|expected| !expected.accepts(draft.message_type));
+            if let (Some(expected), Some(draft)) = (expected, drafts.iter().find(conflict)) {
+                let actual = draft.message_type;
+                return Err(ProduceError::TypeConflict { topic: topic.name.clone(), expected, actual });
+            }
+        }
+        if !topic.writable || topic.write_queues == 0 || topic.name.is_system() {
+            return Err(ProduceError::NotWritable(topic.name.clone()));
+        }
+        check_served(drafts)
+    }
+
+    /// Gives each message its queue and all of them their places in the log.
+    fn append_drafts(&self, entry: &TopicEntry, drafts: Vec<Draft>) -> Result<(Vec<QueueId>, Ticket), ProduceError> {
+        let topic = &*entry.topic;
+        // One turn for the messages of a call that need no order: a batch stays together, batches take turns.
+        let turn = entry.lane.next_queue(topic.write_queues);
+        let place = |draft: Draft| NewMessage {
+            topic: topic.name.clone(),
+            queue: draft.message_group.as_deref().map_or(turn, |group| queue_of_group(group, topic.write_queues)),
+            flag: draft.flag,
+            sys_flag: draft.sys_flag,
+            born_at: draft.born_at,
+            born_host: draft.born_host,
+            reconsume_times: 0,
+            prepared_at: None,
+            properties: draft.properties,
+            body: draft.body,
+        };
+        let unit: Vec<NewMessage> = drafts.into_iter().map(place).collect();
+        let appended = entry.lane.gate.pass(|| self.inner.store.append(&unit, Purpose::User));
+        let ticket = appended.ok_or_else(|| ProduceError::TopicNotFound(topic.name.clone()))??;
+        Ok((unit.into_iter().map(|message| message.queue).collect(), ticket))
+    }
+}
+
+/// Types whose rules (a time, a second phase, an order of their own) are not served are refused, never stored as plain
+/// messages.
+fn check_served(drafts: &[Draft]) -> Result<(), ProduceError> {
+    let served = |message_type| matches!(message_type, MessageType::Normal | MessageType::Fifo);
+    match drafts.iter().find(|draft| !served(draft.message_type)) {
+        Some(draft) => Err(ProduceError::Unsupported(draft.message_type)),
+        None => Ok(()),
+    }
+}
+
+/// The queue of a message group: Java's hash of the name, then a jump consistent hash, as RocketMQ's proxy does it
+/// (`SendMessageActivity`), so that a group keeps its queue when a server takes over from Apache's.
+fn queue_of_group(group: &str, queues: u32) -> QueueId {
+    QueueId(jump_hash(i64::from(java_hash(group)) as u64, queues))
+}
+
+/// Lamping and Veach, "A Fast, Minimal Memory, Consistent Hash Algorithm". Below `buckets`; 0 when there are none.
+fn jump_hash(key: u64, buckets: u32) -> u32 {
+    let mut state = key;
+    let mut candidate = 0;
+    loop {
+        state = state.wrapping_mul(2_862_933_555_777_941_757).wrapping_add(1);
+        let divisor = ((state >> 33) + 1) as f64 / (1u64 << 31) as f64;
+        let next = (f64::from(candidate) + 1.0) / divisor;
+        if next >= f64::from(buckets) {
+            return candidate;
+        }
+        // Below `buckets`, so it fits.
+        candidate = next as u32;
+    }
+}
+
+impl From<AdminError> for ProduceError {
+    /// What making or changing the topic on the way to a send can say.
+    fn from(error: AdminError) -> Self {
+        match error {
+            AdminError::TopicNotFound(topic) => Self::TopicNotFound(topic),
+            AdminError::TooMany(max) => Self::TooManyTopics(max),
+            AdminError::Metadata(why) => Self::Metadata(why),
+            AdminError::GroupNotFound(_)
+            | AdminError::Conflict(_)
+            | AdminError::Invalid(_)
+            | AdminError::Reserved(_) => Self::Metadata(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
