@@ -2,5 +2,6 @@
 
 pub mod broker;
 pub mod proto;
+pub mod proxy;
 pub mod store;
 pub mod types;

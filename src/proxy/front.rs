@@ -1,0 +1,68 @@
+//! What every handler works with.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    broker::{AdminError, Broker, Group, Topic},
+    proto::v2::Code,
+    types::{GroupName, TopicName},
+};
+
+use super::{config::Config, layers::Load, renew::Renewals, sessions::Sessions, status::Refusal};
+
+pub struct Front {
+    pub config: Config,
+    pub broker: Broker,
+    pub sessions: Arc<Sessions>,
+    pub renewals: Renewals,
+    pub load: Load,
+    /// Cancelled when no new work is taken.
+    pub draining: CancellationToken,
+}
+
+impl Front {
+    pub fn new(config: Config, broker: Broker) -> Self {
+        Self {
+            sessions: Arc::new(Sessions::new(config.limits.sessions_max, config.limits.session_streams_max)),
+            renewals: Renewals::new(config.renew.clone()),
+            load: Load::default(),
+            draining: CancellationToken::new(),
+            broker,
+            config,
+        }
+    }
+
+    /// The topic, made if need be and allowed.
+    pub async fn topic(&self, name: &TopicName) -> Result<Arc<Topic>, Refusal> {
+        if let Some(topic) = self.broker.topic(name.as_str()) {
+            return Ok(topic);
+        }
+        let (broker, wanted) = (self.broker.clone(), name.clone());
+        let made = blocking(move || broker.topic_or_create(&wanted)).await?;
+        made.ok_or_else(|| {
+            let text = format!("topic {name} does not exist; create it with `ferromq topic create {name}`");
+            Refusal::new(Code::TopicNotFound, text)
+        })
+    }
+
+    /// The group, made if need be and allowed; `None` when it may not be made.
+    pub async fn group(&self, name: &GroupName) -> Result<Option<Arc<Group>>, Refusal> {
+        if let Some(group) = self.broker.group(name.as_str()) {
+            return Ok(Some(group));
+        }
+        let (broker, wanted) = (self.broker.clone(), name.clone());
+        blocking(move || broker.group_or_create(&wanted)).await
+    }
+}
+
+/// Runs what waits for the disk away from the connections' threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, AdminError> + Send + 'static,
+) -> Result<T, Refusal> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(Refusal::new(Code::InternalServerError, "the server is stopping, or failed on this call")),
+    }
+}

@@ -1,0 +1,318 @@
+//! Bounds on calls and bytes under way. A call over one is answered TOO_MANY_REQUESTS (or too large) in its own body,
+//! so that its client backs off; a transport error would make it rebuild its channels.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::time::Sleep;
+use tonic::codegen::StdError;
+use tower::Service;
+
+use crate::proto::v2::Code;
+
+use super::{Load, Method, ResponseBody, Surroundings, refuse, too_many};
+use crate::proxy::status::Refusal;
+
+pub struct Limit<S> {
+    inner: S,
+    around: Arc<Surroundings>,
+}
+
+impl<S> Limit<S> {
+    pub fn new(inner: S, around: Arc<Surroundings>) -> Self {
+        Self { inner, around }
+    }
+}
+
+impl<S, B> Service<http::Request<B>> for Limit<S>
+where
+    S: Service<
+            http::Request<Metered<B>>,
+            Response = http::Response<tonic::body::Body>,
+            Error = Infallible,
+            Future: Unpin,
+        >,
+    B: HttpBody<Data = Bytes> + Unpin,
+{
+    type Response = http::Response<ResponseBody>;
+    type Error = Infallible;
+    type Future = Limited<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let method = Method::of(request.uri().path());
+        let permit = Arc::new(Permit::new(self.around.clone(), method));
+        if let Some(refusal) = permit.refusal_at_start() {
+            return Limited { inner: None, refusal: Some(refusal), permit };
+        }
+        let body_permit = permit.clone();
+        let request = request.map(|body| Metered { inner: body, permit: body_permit, upload: None });
+        Limited { inner: Some(self.inner.call(request)), refusal: None, permit }
+    }
+}
+
+/// One call's share of the load, given back when the call and its answer are gone.
+pub struct Permit {
+    around: Arc<Surroundings>,
+    method: Method,
+    bytes: AtomicUsize,
+    /// Of these, bytes of messages that it answers.
+    answer: AtomicUsize,
+    /// Why its request was cut short: a [`Cut`], 0 for not.
+    cut: AtomicU8,
+}
+
+#[derive(Clone, Copy)]
+#[repr(u8)]
+enum Cut {
+    /// It is larger than a request may be.
+    Size = 1,
+    /// With it, too much is under way.
+    Load = 2,
+    /// It does not come.
+    Time = 3,
+}
+
+impl Permit {
+    fn new(around: Arc<Surroundings>, method: Method) -> Self {
+        around.front.load.calls.fetch_add(1, Relaxed);
+        around.connection.load.calls.fetch_add(1, Relaxed);
+        around.connection.calls.fetch_add(1, Relaxed);
+        Self { around, method, bytes: AtomicUsize::new(0), answer: AtomicUsize::new(0), cut: AtomicU8::new(0) }
+    }
+
+    fn loads(&self) -> [&Load; 2] {
+        [&self.around.front.load, &self.around.connection.load]
+    }
+
+    /// Counts bytes that this call holds from now until its end.
+    pub fn charge(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Relaxed);
+        for load in self.loads() {
+            load.bytes.fetch_add(bytes, Relaxed);
+        }
+    }
+
+    /// Counts bytes of messages that this call answers, from now until they are on the socket.
+    pub fn charge_answer(&self, bytes: usize) {
+        self.charge(bytes);
+        self.answer.fetch_add(bytes, Relaxed);
+        self.around.connection.unwritten.fetch_add(bytes, Relaxed);
+    }
+
+    /// A piece of the answer that keeps the call under way until HTTP/2 lets go of it: a client that does not read lets
+    /// it wait in buffers that nobody else counts.
+    pub fn until_written(self: &Arc<Self>, piece: Bytes) -> Bytes {
+        if self.method != Method::Receive {
+            return piece;
+        }
+        Bytes::from_owner(Piece { bytes: piece, permit: self.clone() })
+    }
+
+    fn over_bytes(&self) -> bool {
+        let limits = self.around.limits();
+        self.around.front.load.bytes.load(Relaxed) > limits.bytes_max
+            || self.around.connection.load.bytes.load(Relaxed) > limits.connection_bytes_max
+    }
+
+    fn refusal_at_start(&self) -> Option<Refusal> {
+        let limits = self.around.limits();
+        let calls = self.around.front.load.calls.load(Relaxed);
+        if calls > limits.calls_max {
+            return Some(too_many(format!("{calls} calls are under way, the most is {}", limits.calls_max)));
+        }
+        // What is small and makes room (acks above all) is let in for longer.
+        let large = matches!(self.method, Method::Send | Method::Receive);
+        (large && self.over_bytes()).then(|| self.refusal(Cut::Load))
+    }
+
+    fn request_max(&self) -> usize {
+        match self.method {
+            Method::Send => self.around.limits().inbound_bytes_max,
+            // Its size is bounded message by message.
+            Method::Telemetry => usize::MAX,
+            Method::Receive | Method::Other | Method::Foreign => self.around.limits().control_bytes_max,
+        }
+    }
+
+    /// Counts a piece of the request; says when there must be no more of it.
+    fn arrived(&self, bytes: usize) -> Result<(), Cut> {
+        if self.method == Method::Telemetry {
+            return Ok(());
+        }
+        self.charge(bytes);
+        if self.bytes.load(Relaxed) > self.request_max() {
+            return Err(Cut::Size);
+        }
+        if self.over_bytes() { Err(Cut::Load) } else { Ok(()) }
+    }
+
+    fn refusal(&self, cut: Cut) -> Refusal {
+        let limits = self.around.limits();
+        match cut {
+            Cut::Size if self.method == Method::Send => {
+                let text =
+                    format!("the request has more than {} bytes (grpcMaxInboundMessageSize)", self.request_max());
+                Refusal::new(Code::MessageBodyTooLarge, text)
+            }
+            Cut::Size => {
+                let text = format!("the request has more than {} bytes", self.request_max());
+                Refusal::new(Code::PayloadTooLarge, text)
+            }
+            Cut::Load => too_many(format!(
+                "requests and answers under way are above {} bytes on this connection or {} in all",
+                limits.connection_bytes_max, limits.bytes_max
+            )),
+            Cut::Time => {
+                let text = format!("the request did not arrive within {} s", limits.upload_timeout.as_secs());
+                Refusal::new(Code::RequestTimeout, text)
+            }
+        }
+    }
+
+    /// The decoder has limits of its own, which it tells in gRPC's words: a length that is announced above the limit
+    /// before a byte of it has come, and what grows above it when it is decompressed. No handler uses these words.
+    fn decoding_refusal<B>(&self, response: &http::Response<B>) -> Option<Refusal> {
+        let status = response.headers().get("grpc-status").filter(|_| self.method != Method::Foreign)?;
+        let too_large = [tonic::Code::OutOfRange, tonic::Code::ResourceExhausted];
+        too_large.contains(&tonic::Code::from_bytes(status.as_bytes())).then(|| self.refusal(Cut::Size))
+    }
+
+    fn cut_refusal(&self) -> Option<Refusal> {
+        let cut = match self.cut.load(Relaxed) {
+            0 => return None,
+            1 => Cut::Size,
+            2 => Cut::Load,
+            _ => Cut::Time,
+        };
+        Some(self.refusal(cut))
+    }
+}
+
+/// See [`Permit::until_written`].
+struct Piece {
+    bytes: Bytes,
+    permit: Arc<Permit>,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        self.permit.around.connection.written.fetch_add(1, Relaxed);
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.around.connection.unwritten.fetch_sub(*self.answer.get_mut(), Relaxed);
+        let bytes = *self.bytes.get_mut();
+        for load in self.loads() {
+            load.calls.fetch_sub(1, Relaxed);
+            load.bytes.fetch_sub(bytes, Relaxed);
+        }
+    }
+}
+
+/// A request's body: counted, and cut short where it goes over a bound or does not come.
+pub struct Metered<B> {
+    inner: B,
+    permit: Arc<Permit>,
+    /// Set going when the body is first waited for, which most are not.
+    upload: Option<Pin<Box<Sleep>>>,
+}
+
+impl<B> Metered<B> {
+    pub fn permit(&self) -> &Arc<Permit> {
+        &self.permit
+    }
+
+    fn cut(&self, cut: Cut) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
+        self.permit.cut.store(cut as u8, Relaxed);
+        Poll::Ready(Some(Err(tonic::Status::resource_exhausted("the request was cut short").into())))
+    }
+}
+
+impl<B> HttpBody for Metered<B>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+    B::Error: Into<StdError>,
+{
+    type Data = Bytes;
+    type Error = StdError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
+        let this = &mut *self;
+        match Pin::new(&mut this.inner).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => match this.permit.arrived(frame.data_ref().map_or(0, Bytes::len)) {
+                Ok(()) => Poll::Ready(Some(Ok(frame))),
+                Err(cut) => this.cut(cut),
+            },
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending if this.permit.method == Method::Telemetry => Poll::Pending,
+            Poll::Pending => {
+                let timeout = this.permit.around.limits().upload_timeout;
+                let upload = this.upload.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+                match upload.as_mut().poll(cx) {
+                    Poll::Ready(()) => this.cut(Cut::Time),
+                    Poll::Pending => Poll::Pending,
+                }
+            }
+        }
+    }
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+pub struct Limited<F> {
+    /// `None` for a call that was refused at its start.
+    inner: Option<F>,
+    refusal: Option<Refusal>,
+    permit: Arc<Permit>,
+}
+
+impl<F> Future for Limited<F>
+where
+    F: Future<Output = Result<http::Response<tonic::body::Body>, Infallible>> + Unpin,
+{
+    type Output = Result<http::Response<ResponseBody>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let mut response = None;
+        if let Some(inner) = &mut this.inner {
+            let Poll::Ready(Ok(answered)) = Pin::new(inner).poll(cx) else { return Poll::Pending };
+            response = Some(answered);
+        }
+        let refused = this.refusal.take().or_else(|| this.permit.cut_refusal());
+        let refusal = refused.or_else(|| response.as_ref().and_then(|r| this.permit.decoding_refusal(r)));
+        let now = || this.permit.around.front.broker.clock().wall();
+        let response = match (refusal, response) {
+            (Some(refusal), _) => refuse(this.permit.method, refusal, now()),
+            (None, Some(response)) => response,
+            (None, None) => return Poll::Pending,
+        };
+        let permit = this.permit.clone();
+        Poll::Ready(Ok(response.map(|inner| ResponseBody { inner, permit: Some(permit) })))
+    }
+}

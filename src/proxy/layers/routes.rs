@@ -1,0 +1,62 @@
+//! Path -> service. The messaging API is told by hand, one comparison, since a general router costs each call more.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::Body as HttpBody;
+use tonic::{codec::CompressionEncoding, codegen::StdError};
+use tower::Service;
+
+use crate::proto::v2::messaging_service_server::MessagingServiceServer;
+
+use super::{Method, limit::Metered};
+use crate::proxy::{config::Limits, rpc::Messaging};
+
+/// Everything that is not the messaging API: health, reflection, and UNIMPLEMENTED for the rest.
+pub type Foreign = tonic::service::Routes;
+
+/// The services of one connection.
+pub struct Routes {
+    send: MessagingServiceServer<Messaging>,
+    /// The same handlers for messages of a smaller size.
+    control: MessagingServiceServer<Messaging>,
+    foreign: Foreign,
+}
+
+impl Routes {
+    pub fn new(messaging: Messaging, foreign: Foreign, limits: &Limits) -> Self {
+        let server = MessagingServiceServer::new(messaging).accept_compressed(CompressionEncoding::Gzip);
+        Self {
+            send: server.clone().max_decoding_message_size(limits.inbound_bytes_max),
+            control: server.max_decoding_message_size(limits.control_bytes_max),
+            foreign,
+        }
+    }
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<http::Response<tonic::body::Body>, Infallible>> + Send>>;
+
+impl<B> Service<http::Request<Metered<B>>> for Routes
+where
+    B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<StdError>,
+{
+    type Response = http::Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+    fn call(&mut self, request: http::Request<Metered<B>>) -> Self::Future {
+        match Method::of(request.uri().path()) {
+            Method::Send => self.send.call(request),
+            Method::Receive | Method::Telemetry | Method::Other => self.control.call(request),
+            Method::Foreign => Box::pin(self.foreign.call(request.map(tonic::body::Body::new))),
+        }
+    }
+}

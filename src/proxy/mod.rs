@@ -1,0 +1,50 @@
+//! GRPC FRONT: the RocketMQ 5 API over the broker's methods.
+//!
+//! It sees the broker, the wire types and the vocabulary; no file, no store, no other front. A call runs on the thread
+//! of its connection from the first byte to the last, and passes through the rooms in this order:
+//!
+//! ```text
+//! server     socket -> TLS or plaintext by its first bytes -> HTTP/2
+//! layers     trace, rescue, limit, context (and the place for auth): what every call goes through
+//! rpc        one file for each family of RPCs: what RocketMQ wants to happen
+//! convert    wire types <-> vocabulary; every check of a field's form
+//! status     broker error -> RocketMQ code
+//! sessions   what clients told about themselves, and their open Telemetry streams
+//! renew      leases that the server keeps alive for push consumers
+//! ```
+//!
+//! Business errors travel in the `status` field of an answer under gRPC OK. A gRPC error is only for what is not a
+//! RocketMQ matter, since clients take it for a broken server and rebuild their channels.
+
+mod addresses;
+pub mod config;
+mod convert;
+mod front;
+mod health;
+mod layers;
+mod renew;
+mod rpc;
+mod server;
+mod sessions;
+mod status;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod tls;
+
+pub use addresses::{AddressError, HostPort};
+pub use config::{Config, Listener, TlsMode};
+pub use server::Proxy;
+pub use sessions::PushError;
+pub use tls::TlsError;
+
+/// Why the front did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The API's own descriptors could not be served by reflection.
+    #[error("reading the API descriptors: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}

@@ -1,0 +1,165 @@
+//! The messaging API: one line for each RPC, one file for each family.
+
+mod receive;
+mod route;
+mod send;
+mod session;
+mod settle;
+mod telemetry;
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use crate::proto::v2::{
+    self, messaging_service_server::MessagingService, pull_message_response, receive_message_response,
+};
+
+use super::{
+    convert,
+    front::Front,
+    layers::{Call, Connection},
+    status::Refusal,
+};
+
+/// The handlers of one connection.
+pub struct Messaging {
+    pub front: Arc<Front>,
+    pub connection: Arc<Connection>,
+}
+
+type Result<T> = std::result::Result<Response<T>, Status>;
+/// What a handler says.
+type Outcome<T> = std::result::Result<T, Refusal>;
+
+/// An answer that can say no: every one of the API has a status.
+trait Answer: Default {
+    fn status(&mut self) -> &mut Option<v2::Status>;
+}
+
+macro_rules! answers {
+    ($($name:ident)*) => {$(
+        impl Answer for v2::$name {
+            fn status(&mut self) -> &mut Option<v2::Status> {
+                &mut self.status
+            }
+        }
+    )*};
+}
+
+answers! {
+    QueryRouteResponse HeartbeatResponse SendMessageResponse QueryAssignmentResponse AckMessageResponse
+    ForwardMessageToDeadLetterQueueResponse UpdateOffsetResponse GetOffsetResponse QueryOffsetResponse
+    EndTransactionResponse NotifyClientTerminationResponse ChangeInvisibleDurationResponse RecallMessageResponse
+    SyncLiteSubscriptionResponse
+}
+
+/// Errors travel in the answer's status.
+fn reply<T: Answer>(outcome: Outcome<T>) -> Result<T> {
+    let refused = |refusal: Refusal| {
+        let mut answer = T::default();
+        *answer.status() = Some(refusal.into());
+        answer
+    };
+    Ok(Response::new(outcome.unwrap_or_else(refused)))
+}
+
+/// An RPC that comes later.
+fn later<T: Answer>(what: &str) -> Result<T> {
+    reply(Err(Refusal::not_implemented(what)))
+}
+
+/// The request and who makes it.
+fn open<T>(request: Request<T>) -> std::result::Result<(Call, T), Status> {
+    let (_, mut extensions, message) = request.into_parts();
+    let call = extensions.remove::<Call>().ok_or_else(|| Status::internal("a call without a context"))?;
+    Ok((call, message))
+}
+
+#[tonic::async_trait]
+impl MessagingService for Messaging {
+    type ReceiveMessageStream = receive::Answer;
+    type PullMessageStream = tokio_stream::Once<std::result::Result<v2::PullMessageResponse, Status>>;
+    type TelemetryStream = telemetry::Commands;
+
+    async fn query_route(&self, r: Request<v2::QueryRouteRequest>) -> Result<v2::QueryRouteResponse> {
+        let (call, request) = open(r)?;
+        reply(self.route(&call, request).await)
+    }
+    async fn query_assignment(&self, r: Request<v2::QueryAssignmentRequest>) -> Result<v2::QueryAssignmentResponse> {
+        let (call, request) = open(r)?;
+        reply(self.assignment(&call, request).await)
+    }
+    async fn heartbeat(&self, r: Request<v2::HeartbeatRequest>) -> Result<v2::HeartbeatResponse> {
+        let (call, request) = open(r)?;
+        reply(self.beat(&call, &request))
+    }
+    async fn notify_client_termination(
+        &self,
+        r: Request<v2::NotifyClientTerminationRequest>,
+    ) -> Result<v2::NotifyClientTerminationResponse> {
+        let (call, request) = open(r)?;
+        reply(self.terminate(&call, &request))
+    }
+    async fn telemetry(&self, r: Request<tonic::Streaming<v2::TelemetryCommand>>) -> Result<telemetry::Commands> {
+        let (call, inbound) = open(r)?;
+        Ok(Response::new(telemetry::commands(self.front.clone(), call, inbound)))
+    }
+    async fn send_message(&self, r: Request<v2::SendMessageRequest>) -> Result<v2::SendMessageResponse> {
+        let (_, request) = open(r)?;
+        reply(self.send(request).await)
+    }
+    async fn receive_message(&self, r: Request<v2::ReceiveMessageRequest>) -> Result<receive::Answer> {
+        let (call, request) = open(r)?;
+        Ok(Response::new(self.receive(&call, request).await))
+    }
+    async fn ack_message(&self, r: Request<v2::AckMessageRequest>) -> Result<v2::AckMessageResponse> {
+        let (call, request) = open(r)?;
+        reply(self.ack(&call, request).await)
+    }
+    async fn change_invisible_duration(
+        &self,
+        r: Request<v2::ChangeInvisibleDurationRequest>,
+    ) -> Result<v2::ChangeInvisibleDurationResponse> {
+        let (call, request) = open(r)?;
+        Ok(Response::new(self.change_invisible(&call, request).await))
+    }
+    async fn forward_message_to_dead_letter_queue(
+        &self,
+        r: Request<v2::ForwardMessageToDeadLetterQueueRequest>,
+    ) -> Result<v2::ForwardMessageToDeadLetterQueueResponse> {
+        let (call, request) = open(r)?;
+        reply(self.dead_letter(&call, request).await)
+    }
+    async fn pull_message(&self, _: Request<v2::PullMessageRequest>) -> Result<Self::PullMessageStream> {
+        let status = Refusal::not_implemented("PullMessage").into();
+        let content = Some(pull_message_response::Content::Status(status));
+        Ok(Response::new(tokio_stream::once(Ok(v2::PullMessageResponse { content }))))
+    }
+    async fn update_offset(&self, _: Request<v2::UpdateOffsetRequest>) -> Result<v2::UpdateOffsetResponse> {
+        later("UpdateOffset")
+    }
+    async fn get_offset(&self, _: Request<v2::GetOffsetRequest>) -> Result<v2::GetOffsetResponse> {
+        later("GetOffset")
+    }
+    async fn query_offset(&self, _: Request<v2::QueryOffsetRequest>) -> Result<v2::QueryOffsetResponse> {
+        later("QueryOffset")
+    }
+    async fn end_transaction(&self, _: Request<v2::EndTransactionRequest>) -> Result<v2::EndTransactionResponse> {
+        later("EndTransaction")
+    }
+    async fn recall_message(&self, _: Request<v2::RecallMessageRequest>) -> Result<v2::RecallMessageResponse> {
+        later("RecallMessage")
+    }
+    async fn sync_lite_subscription(
+        &self,
+        _: Request<v2::SyncLiteSubscriptionRequest>,
+    ) -> Result<v2::SyncLiteSubscriptionResponse> {
+        later("SyncLiteSubscription")
+    }
+}
+
+/// One answer of a receive stream.
+fn received(content: receive_message_response::Content) -> v2::ReceiveMessageResponse {
+    v2::ReceiveMessageResponse { content: Some(content) }
+}

@@ -1,0 +1,158 @@
+//! ReceiveMessage: a poll, and its answer message by message.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+    vec,
+};
+
+use tokio_stream::Stream;
+use tonic::Status;
+
+use crate::{
+    broker::{Delivery, Role, Take},
+    proto::v2::{self, Code, receive_message_response::Content},
+    types::{Deadline, TopicName},
+};
+
+use super::{
+    Call, Front, Messaging, Outcome, Refusal,
+    convert::{self, delivery::DigestKind, poll},
+    received,
+};
+use crate::proxy::{
+    renew::{Delivered, Holder},
+    status,
+};
+
+impl Messaging {
+    pub async fn receive(&self, call: &Call, request: v2::ReceiveMessageRequest) -> Answer {
+        match self.take(call, &request).await {
+            Ok(taken) => taken,
+            Err(refusal) => Answer::empty(self.front.clone(), refusal),
+        }
+    }
+
+    async fn take(&self, call: &Call, request: &v2::ReceiveMessageRequest) -> Outcome<Answer> {
+        let config = &self.front.config;
+        let length = self.wait(call, request)?;
+        let until = self.front.broker.clock().now().plus(length);
+        let topic = convert::topic(request.message_queue.as_ref().and_then(|q| q.topic.as_ref()))?;
+        let group = convert::group(request.group.as_ref())?;
+        let renewed = request.auto_renew && config.renew.enabled;
+        let invisible = poll::lease(request, renewed, &config.leases)?;
+        let filter = convert::filter(request.filter_expression.as_ref())?;
+        // Some clients poll before, or without ever, having told what they are.
+        self.front.topic(&topic).await?;
+        self.front.group(&group).await?;
+        if renewed && !self.front.sessions.knows(&call.client) {
+            self.front.broker.client_seen(&call.client, Role::Consumer { group: group.clone() });
+        }
+        let max = poll::batch(request.batch_size, &config.polling);
+        let take = Take { topic: topic.clone(), group: group.clone(), filter, max, invisible, until };
+        let deliveries = self.front.broker.take(take).await?;
+        if deliveries.is_empty() {
+            return Err(Refusal::new(Code::MessageNotFound, "no new message"));
+        }
+        call.permit.charge_answer(deliveries.iter().map(|d| d.message.body.len()).sum());
+        let holder = Holder { client: call.client.clone(), group };
+        if renewed {
+            self.keep(&holder, &topic, &deliveries, invisible);
+        }
+        let unread = Unread { front: self.front.clone(), holder, topic, renewed, messages: deliveries.into_iter() };
+        Ok(Answer::of(unread, DigestKind::for_client(call.language)))
+    }
+
+    /// How long to wait for a message.
+    fn wait(&self, call: &Call, request: &v2::ReceiveMessageRequest) -> Outcome<Duration> {
+        let bounds = &self.front.config.polling;
+        let asked = request.long_polling_timeout.as_ref().and_then(convert::duration);
+        let request_timeout = match asked {
+            Some(_) => None,
+            None => self.front.sessions.request_timeout(&call.client),
+        };
+        let wait = poll::Wait {
+            asked,
+            request_timeout: request_timeout.unwrap_or(bounds.request_timeout),
+            remaining: call.timeout,
+            version: call.version(),
+        };
+        wait.length(bounds)
+    }
+
+    fn keep(&self, holder: &Holder, topic: &TopicName, deliveries: &[Delivery], invisible: Duration) {
+        let now: Deadline = self.front.broker.clock().now();
+        let delivered = |d: &Delivery| Delivered {
+            receipt: d.receipt.clone(),
+            message_id: d.message.message_id().unwrap_or_default().into(),
+        };
+        let new = deliveries.iter().map(delivered).collect();
+        self.front.renewals.keep(holder, topic, now, now.plus(invisible), new);
+    }
+}
+
+/// The stream of one answer: status, messages, the time. It has no task and no channel of its own: the connection
+/// pulls it, and a message is encoded when there is room for it.
+pub struct Answer {
+    status: Option<v2::Status>,
+    messages: Option<(Unread, DigestKind)>,
+    /// Taken with the last item.
+    end: Option<Arc<Front>>,
+}
+
+impl Answer {
+    fn empty(front: Arc<Front>, refusal: Refusal) -> Self {
+        Self { status: Some(refusal.into()), messages: None, end: Some(front) }
+    }
+    fn of(unread: Unread, digest: DigestKind) -> Self {
+        let end = Some(unread.front.clone());
+        Self { status: Some(status::ok()), messages: Some((unread, digest)), end }
+    }
+
+    fn next(&mut self) -> Option<Content> {
+        if let Some(status) = self.status.take() {
+            return Some(Content::Status(status));
+        }
+        let now = self.end.as_ref()?.broker.clock().wall();
+        if let Some((unread, digest)) = &mut self.messages
+            && let Some(delivery) = unread.messages.next()
+        {
+            return Some(Content::Message(convert::delivery::message(delivery, *digest, now)));
+        }
+        self.end = None;
+        Some(Content::DeliveryTimestamp(convert::wire_timestamp(now)))
+    }
+}
+
+impl Stream for Answer {
+    type Item = Result<v2::ReceiveMessageResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Poll::Ready(self.next().map(|content| Ok(received(content))))
+    }
+}
+
+/// Messages that are booked for a client and not yet on their way to it. What is left when the stream is dropped (the
+/// client cancelled, or is gone) comes again soon.
+struct Unread {
+    front: Arc<Front>,
+    holder: Holder,
+    topic: TopicName,
+    renewed: bool,
+    messages: vec::IntoIter<Delivery>,
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        for Delivery { receipt, .. } in self.messages.by_ref() {
+            if self.renewed {
+                self.front.renewals.stop(&self.holder, &receipt);
+            }
+            let soon = self.front.config.renew.when_gone;
+            // A lease that cannot be cut ends by itself.
+            let _ = self.front.broker.renew(&self.topic, &self.holder.group, &receipt, soon);
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! SendMessage.
+
+use crate::proto::v2;
+
+use super::{Messaging, Outcome, convert::draft};
+use crate::proxy::status;
+
+impl Messaging {
+    pub async fn send(&self, request: v2::SendMessageRequest) -> Outcome<v2::SendMessageResponse> {
+        let broker = &self.front.broker;
+        let rules = draft::Rules {
+            limits: &self.front.config.messages,
+            body_max: broker.config().max_message_bytes,
+            now: broker.clock().wall(),
+            peer: self.connection.peer,
+        };
+        let (topic, named) = draft::drafts(request.messages, &rules)?;
+        let (ids, drafts): (Vec<_>, Vec<_>) = named.into_iter().map(|n| (n.message_id, n.draft)).unzip();
+        let produced = broker.produce(&topic, drafts).await?;
+        let entries = ids.into_iter().zip(produced).map(|(id, at)| draft::sent(id, at.offset.to_wire())).collect();
+        Ok(v2::SendMessageResponse { status: Some(status::ok()), entries })
+    }
+}

@@ -1,0 +1,114 @@
+//! AckMessage, ChangeInvisibleDuration, ForwardMessageToDeadLetterQueue: what becomes of a delivery.
+
+use crate::{
+    broker::{Receipt, SettleError},
+    proto::v2::{self, Code},
+    types::{GroupName, TopicName},
+};
+
+use super::{
+    Call, Messaging, Outcome, Refusal,
+    convert::{self, poll},
+};
+use crate::proxy::{renew::Holder, status};
+
+impl Messaging {
+    pub async fn ack(&self, call: &Call, request: v2::AckMessageRequest) -> Outcome<v2::AckMessageResponse> {
+        let topic = convert::topic(request.topic.as_ref())?;
+        let group = convert::group(request.group.as_ref())?;
+        if request.entries.is_empty() {
+            return Err(Refusal::new(Code::InternalServerError, "ack message result is empty"));
+        }
+        let statuses = self.ack_each(call, &topic, group, &request.entries).await;
+        let status = status::of_all(statuses.iter());
+        let entry = |(sent, status): (v2::AckMessageEntry, v2::Status)| v2::AckMessageResultEntry {
+            message_id: sent.message_id,
+            receipt_handle: sent.receipt_handle,
+            status: Some(status),
+        };
+        let entries = request.entries.into_iter().zip(statuses).map(entry).collect();
+        Ok(v2::AckMessageResponse { status, entries })
+    }
+
+    /// One status for each entry: all that can be read are acked as one, and each has its own result.
+    async fn ack_each(
+        &self,
+        call: &Call,
+        topic: &TopicName,
+        group: GroupName,
+        entries: &[v2::AckMessageEntry],
+    ) -> Vec<v2::Status> {
+        let parsed: Vec<Result<Receipt, SettleError>> = entries.iter().map(|e| e.receipt_handle.parse()).collect();
+        let receipts: Vec<Receipt> = parsed.iter().filter_map(|p| p.as_ref().ok().cloned()).collect();
+        let results = match &*receipts {
+            [] => Ok(Vec::new()),
+            receipts => self.front.broker.ack(topic, &group, receipts).await,
+        };
+        let holder = Holder { client: call.client.clone(), group };
+        let mut results = match results {
+            Ok(each) => each.into_iter(),
+            // A refusal of the call is each entry's result, so that clients which look at entries alone see it.
+            Err(error) => vec![Err(error); receipts.len()].into_iter(),
+        };
+        let status = |parsed: Result<Receipt, SettleError>| match parsed {
+            Ok(receipt) => self.settled(&holder, &receipt, results.next().unwrap_or(Err(SettleError::Invalid))),
+            Err(error) => Err(error.into()),
+        };
+        let statuses = parsed.into_iter().map(status);
+        statuses.map(|s| s.map_or_else(|refusal: Refusal| refusal.into(), |()| status::ok())).collect()
+    }
+
+    /// Ends the renewal of what is settled, or can no longer be; what may still be settled by repeating is kept alive.
+    fn settled<T>(&self, holder: &Holder, receipt: &Receipt, result: Result<T, SettleError>) -> Outcome<T> {
+        let outcome = result.map_err(Refusal::from);
+        if outcome.as_ref().err().is_none_or(|refusal| refusal.code == Code::InvalidReceiptHandle) {
+            self.front.renewals.stop(holder, receipt);
+        }
+        outcome
+    }
+
+    /// Some clients take the handle of the answer without looking at its status: a refusal gives back the one they have.
+    pub async fn change_invisible(
+        &self,
+        call: &Call,
+        request: v2::ChangeInvisibleDurationRequest,
+    ) -> v2::ChangeInvisibleDurationResponse {
+        match self.change(call, &request).await {
+            Ok(receipt) => {
+                v2::ChangeInvisibleDurationResponse { status: Some(status::ok()), receipt_handle: receipt.to_string() }
+            }
+            Err(refusal) => v2::ChangeInvisibleDurationResponse {
+                status: Some(refusal.into()),
+                receipt_handle: request.receipt_handle,
+            },
+        }
+    }
+
+    async fn change(&self, call: &Call, request: &v2::ChangeInvisibleDurationRequest) -> Outcome<Receipt> {
+        let topic = convert::topic(request.topic.as_ref())?;
+        let group = convert::group(request.group.as_ref())?;
+        let invisible = poll::changed_lease(request.invisible_duration.as_ref(), &self.front.config.leases)?;
+        let holder = Holder { client: call.client.clone(), group };
+        let receipt: Receipt = request.receipt_handle.parse()?;
+        let result = self.front.broker.change_invisible(&topic, &holder.group, &receipt, invisible).await;
+        self.settled(&holder, &receipt, result)
+    }
+
+    pub async fn dead_letter(
+        &self,
+        call: &Call,
+        request: v2::ForwardMessageToDeadLetterQueueRequest,
+    ) -> Outcome<v2::ForwardMessageToDeadLetterQueueResponse> {
+        let topic = convert::topic(request.topic.as_ref())?;
+        let group = convert::group(request.group.as_ref())?;
+        let holder = Holder { client: call.client.clone(), group };
+        let receipt: Receipt = match &*request.receipt_handle {
+            // C++ names the message alone.
+            "" => self.front.renewals.find(&holder, &request.message_id).ok_or(SettleError::Invalid)?,
+            handle => handle.parse()?,
+        };
+        let result = self.front.broker.forward_to_dead_letter(&topic, &holder.group, &receipt).await;
+        self.settled(&holder, &receipt, result)?;
+        Ok(v2::ForwardMessageToDeadLetterQueueResponse { status: Some(status::ok()) })
+    }
+}
