@@ -1,0 +1,170 @@
+//! ADMINISTRATION: the operator's verbs on topics and groups, over FerroMQ's own gRPC service.
+//!
+//! Unlike the RocketMQ API, business errors are gRPC status codes here. Calls that write tables wait for a disk, so
+//! they run on threads that may block.
+
+mod convert;
+mod groups;
+mod status;
+mod topics;
+
+use std::{path::PathBuf, sync::Arc};
+
+pub use convert::topic_type;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use crate::{
+    broker::Broker,
+    proto::admin::{self as pb, admin_service_server},
+    store::Health,
+};
+
+/// Bytes of a request at most; the largest honest one is a retry policy.
+const REQUEST_BYTES_MAX: usize = 64 << 10;
+
+/// What does not change while the server runs.
+#[derive(Clone, Debug)]
+pub struct About {
+    pub version: &'static str,
+    pub store_path: PathBuf,
+    /// As `flushDiskType` spells it.
+    pub flush_disk_type: &'static str,
+}
+
+/// The service; a cheap clone.
+#[derive(Clone)]
+pub struct Admin {
+    broker: Broker,
+    about: Arc<About>,
+    stopping: CancellationToken,
+}
+
+impl Admin {
+    /// `stopping` is the signal after which the server is not ready any more.
+    pub fn new(broker: Broker, about: About, stopping: CancellationToken) -> Self {
+        Self { broker, about: Arc::new(about), stopping }
+    }
+
+    /// As a tonic service, with its limits.
+    pub fn into_service(self) -> admin_service_server::AdminServiceServer<Self> {
+        admin_service_server::AdminServiceServer::new(self).max_decoding_message_size(REQUEST_BYTES_MAX)
+    }
+
+    /// Runs a verb where it may wait for the disk.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        verb: impl FnOnce(&Broker) -> Result<T, Status> + Send + 'static,
+    ) -> Result<T, Status> {
+        let broker = self.broker.clone();
+        tokio::task::spawn_blocking(move || verb(&broker))
+            .await
+            .map_err(|e| Status::internal(format!("the call did not end: {e}; see the server's log")))?
+    }
+
+    fn server_status(&self) -> pb::GetServerStatusResponse {
+        let store = self.broker.store();
+        let marks = store.watermarks();
+        let reason = match store.health() {
+            Health::Poisoned(why) => why.to_string(),
+            Health::Full { free } => {
+                format!("the disk is full ({free} bytes left); free room or shorten fileReservedTime")
+            }
+            Health::Ready if self.stopping.is_cancelled() => "the server is shutting down".to_owned(),
+            Health::Ready => String::new(),
+        };
+        pb::GetServerStatusResponse {
+            version: self.about.version.into(),
+            broker_name: self.broker.config().broker_name.to_string(),
+            ready: reason.is_empty(),
+            reason,
+            store_path: self.about.store_path.display().to_string(),
+            flush_disk_type: self.about.flush_disk_type.into(),
+            durable_offset: marks.durable.get(),
+            written_offset: marks.written.get(),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl admin_service_server::AdminService for Admin {
+    async fn create_topic(
+        &self,
+        request: Request<pb::CreateTopicRequest>,
+    ) -> Result<Response<pb::CreateTopicResponse>, Status> {
+        let request = request.into_inner();
+        self.blocking(|broker| topics::create(broker, request)).await.map(Response::new)
+    }
+
+    async fn update_topic(
+        &self,
+        request: Request<pb::UpdateTopicRequest>,
+    ) -> Result<Response<pb::UpdateTopicResponse>, Status> {
+        let request = request.into_inner();
+        self.blocking(|broker| topics::update(broker, request)).await.map(Response::new)
+    }
+
+    async fn delete_topic(
+        &self,
+        request: Request<pb::DeleteTopicRequest>,
+    ) -> Result<Response<pb::DeleteTopicResponse>, Status> {
+        let request = request.into_inner();
+        self.blocking(move |broker| topics::delete(broker, &request)).await.map(Response::new)
+    }
+
+    async fn list_topics(
+        &self,
+        request: Request<pb::ListTopicsRequest>,
+    ) -> Result<Response<pb::ListTopicsResponse>, Status> {
+        Ok(Response::new(topics::list(&self.broker, request.get_ref())))
+    }
+
+    async fn describe_topic(
+        &self,
+        request: Request<pb::DescribeTopicRequest>,
+    ) -> Result<Response<pb::DescribeTopicResponse>, Status> {
+        topics::describe(&self.broker, request.get_ref()).map(Response::new)
+    }
+
+    async fn create_group(
+        &self,
+        request: Request<pb::CreateGroupRequest>,
+    ) -> Result<Response<pb::CreateGroupResponse>, Status> {
+        let request = request.into_inner();
+        self.blocking(|broker| groups::create(broker, request)).await.map(Response::new)
+    }
+
+    async fn update_group(
+        &self,
+        request: Request<pb::UpdateGroupRequest>,
+    ) -> Result<Response<pb::UpdateGroupResponse>, Status> {
+        let request = request.into_inner();
+        self.blocking(|broker| groups::update(broker, request)).await.map(Response::new)
+    }
+
+    async fn delete_group(
+        &self,
+        request: Request<pb::DeleteGroupRequest>,
+    ) -> Result<Response<pb::DeleteGroupResponse>, Status> {
+        let request = request.into_inner();
+        self.blocking(move |broker| groups::delete(broker, &request)).await.map(Response::new)
+    }
+
+    async fn list_groups(&self, _: Request<pb::ListGroupsRequest>) -> Result<Response<pb::ListGroupsResponse>, Status> {
+        Ok(Response::new(groups::list(&self.broker)))
+    }
+
+    async fn describe_group(
+        &self,
+        request: Request<pb::DescribeGroupRequest>,
+    ) -> Result<Response<pb::DescribeGroupResponse>, Status> {
+        groups::describe(&self.broker, request.get_ref()).map(Response::new)
+    }
+
+    async fn get_server_status(
+        &self,
+        _: Request<pb::GetServerStatusRequest>,
+    ) -> Result<Response<pb::GetServerStatusResponse>, Status> {
+        Ok(Response::new(self.server_status()))
+    }
+}

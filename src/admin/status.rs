@@ -1,0 +1,40 @@
+//! The broker's refusals as gRPC status codes; each message carries the cure.
+
+use tonic::{Code, Status};
+
+use crate::{
+    broker::AdminError,
+    types::{GroupName, TopicName},
+};
+
+/// A refusal of "create".
+pub fn of_create(error: AdminError) -> Status {
+    of(error, Code::AlreadyExists)
+}
+
+/// A refusal of "update" or "delete".
+pub fn of_change(error: AdminError) -> Status {
+    of(error, Code::FailedPrecondition)
+}
+
+pub fn no_topic(name: &TopicName) -> Status {
+    of_change(AdminError::TopicNotFound(name.clone()))
+}
+
+pub fn no_group(name: &GroupName) -> Status {
+    of_change(AdminError::GroupNotFound(name.clone()))
+}
+
+fn of(error: AdminError, conflict: Code) -> Status {
+    let (code, cure) = match error {
+        AdminError::TopicNotFound(_) => (Code::NotFound, "`ferromq topic list` shows what there is"),
+        AdminError::GroupNotFound(_) => (Code::NotFound, "`ferromq group list` shows what there is"),
+        AdminError::Conflict(_) => (conflict, ""),
+        AdminError::Invalid(_) => (Code::InvalidArgument, ""),
+        AdminError::TooMany(_) => (Code::ResourceExhausted, "delete some, or raise topicsMax or groupsMax"),
+        AdminError::Reserved(_) => (Code::InvalidArgument, "choose another name"),
+        AdminError::Metadata(_) => (Code::Unavailable, "nothing was changed; see to the store directory's disk"),
+    };
+    let message = if cure.is_empty() { error.to_string() } else { format!("{error}; {cure}") };
+    Status::new(code, message)
+}

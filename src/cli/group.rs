@@ -1,0 +1,270 @@
+//! `ferromq group`.
+
+use std::{process::ExitCode, time::Duration};
+
+use serde_json::{Value, json};
+
+use crate::{
+    config::value::{self, Unit},
+    proto::admin::{self as pb, retry_policy::Strategy},
+};
+
+use super::{
+    output,
+    remote::{AdminArgs, refused},
+};
+
+#[derive(clap::Subcommand, Debug)]
+#[command(after_help = "\
+Examples:
+  ferromq group create billing --fifo --max-attempts 16
+  ferromq group update billing --retry-after 1s,10s,1m
+  ferromq group describe billing")]
+pub enum Verb {
+    /// Create a group; succeeds when the same one exists already.
+    Create {
+        name: String,
+        /// Ordered delivery within each message group.
+        #[arg(long)]
+        fifo: bool,
+        /// Deliveries of one message before it goes to the dead-letter topic, the first included; 1 to 1000.
+        #[arg(long, value_name = "N")]
+        max_attempts: Option<u32>,
+        /// Delay after each failed attempt, like 1s,10s,1m; the last one repeats.
+        #[arg(long, value_name = "DELAYS", value_delimiter = ',', value_parser = parse_delay)]
+        retry_after: Option<Vec<Duration>>,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+    /// Change what is given, and leave the rest.
+    #[command(group(clap::ArgGroup::new("change").required(true).multiple(true)
+        .args(["fifo", "max_attempts", "retry_after", "consume_enabled"])))]
+    Update {
+        name: String,
+        #[arg(long, value_name = "true|false")]
+        fifo: Option<bool>,
+        #[arg(long, value_name = "N")]
+        max_attempts: Option<u32>,
+        /// Delay after each failed attempt, like 1s,10s,1m; the last one repeats.
+        #[arg(long, value_name = "DELAYS", value_delimiter = ',', value_parser = parse_delay)]
+        retry_after: Option<Vec<Duration>>,
+        /// Whether the group may consume.
+        #[arg(long, value_name = "true|false")]
+        consume_enabled: Option<bool>,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+    /// Delete a group with its progress; its dead-letter topic stays.
+    Delete {
+        name: String,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+    /// List groups.
+    List {
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+    /// Show one group with its progress.
+    Describe {
+        name: String,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+}
+
+fn parse_delay(text: &str) -> Result<Duration, String> {
+    value::span(text, Unit::Seconds).ok_or_else(|| "it is not a time, like 500ms, 10s or 2m".to_owned())
+}
+
+impl Verb {
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Create { name, fifo, max_attempts, retry_after, admin } => {
+                let retry_policy = retry_after.map(customized);
+                create(pb::CreateGroupRequest { name, fifo, max_attempts, retry_policy }, &admin).await
+            }
+            Self::Update { name, fifo, max_attempts, retry_after, consume_enabled, admin } => {
+                let retry_policy = retry_after.map(customized);
+                update(pb::UpdateGroupRequest { name, fifo, max_attempts, retry_policy, consume_enabled }, &admin).await
+            }
+            Self::Delete { name, admin } => delete(name, &admin).await,
+            Self::List { admin } => list(&admin).await,
+            Self::Describe { name, admin } => describe(name, &admin).await,
+        }?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn customized(delays: Vec<Duration>) -> pb::RetryPolicy {
+    let next = delays.into_iter().map(|d| prost_types::Duration {
+        seconds: i64::try_from(d.as_secs()).unwrap_or(i64::MAX),
+        nanos: d.subsec_nanos() as i32,
+    });
+    pb::RetryPolicy { strategy: Some(Strategy::Customized(pb::CustomizedBackoff { next: next.collect() })) }
+}
+
+async fn create(request: pb::CreateGroupRequest, admin: &AdminArgs) -> anyhow::Result<()> {
+    let answer = admin.connect().await?.create_group(request).await.map_err(refused)?.into_inner();
+    let group = answer.group.unwrap_or_default();
+    if admin.json {
+        let mut document = as_json(&group);
+        document["created"] = answer.created.into();
+        output::json(&document)?;
+    } else {
+        let how = if answer.created { "created" } else { "exists already, with the same attributes" };
+        output::line(&format!("group {} {how}", group.name))?;
+    }
+    Ok(())
+}
+
+async fn update(change: pb::UpdateGroupRequest, admin: &AdminArgs) -> anyhow::Result<()> {
+    let answer = admin.connect().await?.update_group(change).await.map_err(refused)?.into_inner();
+    let group = answer.group.unwrap_or_default();
+    if admin.json {
+        output::json(&as_json(&group))?
+    } else {
+        output::line(&format!("group {} updated", group.name))?
+    }
+    Ok(())
+}
+
+async fn delete(name: String, admin: &AdminArgs) -> anyhow::Result<()> {
+    admin.connect().await?.delete_group(pb::DeleteGroupRequest { name: name.clone() }).await.map_err(refused)?;
+    if admin.json {
+        output::json(&json!({ "name": name, "deleted": true }))?;
+    } else {
+        output::line(&format!("group {name} deleted"))?;
+    }
+    Ok(())
+}
+
+async fn list(admin: &AdminArgs) -> anyhow::Result<()> {
+    let request = pb::ListGroupsRequest {};
+    let groups = admin.connect().await?.list_groups(request).await.map_err(refused)?.into_inner().groups;
+    if admin.json {
+        output::json(&groups.iter().map(as_json).collect())?;
+    } else {
+        output::table(&HEAD, groups.iter().map(row).collect())?;
+    }
+    Ok(())
+}
+
+async fn describe(name: String, admin: &AdminArgs) -> anyhow::Result<()> {
+    let request = pb::DescribeGroupRequest { name };
+    let answer = admin.connect().await?.describe_group(request).await.map_err(refused)?.into_inner();
+    let group = answer.group.unwrap_or_default();
+    if admin.json {
+        let mut document = as_json(&group);
+        document["queues"] = answer.queues.iter().map(progress_json).collect();
+        output::json(&document)?;
+        return Ok(());
+    }
+    output::table(&HEAD, vec![row(&group)])?;
+    output::line("")?;
+    let head = ["TOPIC", "QUEUE", "COMMIT", "MAX", "LAG", "IN FLIGHT", "WAITING RETRY"];
+    output::table(&head, answer.queues.iter().map(progress_row).collect())?;
+    Ok(())
+}
+
+const HEAD: [&str; 5] = ["GROUP", "FIFO", "MAX ATTEMPTS", "RETRY AFTER", "CONSUME ENABLED"];
+
+fn row(group: &pb::Group) -> Vec<String> {
+    let policy = policy_text(group.retry_policy.as_ref());
+    vec![
+        group.name.clone(),
+        group.fifo.to_string(),
+        group.max_attempts.to_string(),
+        policy,
+        group.consume_enabled.to_string(),
+    ]
+}
+
+fn as_json(group: &pb::Group) -> Value {
+    json!({
+        "name": group.name,
+        "fifo": group.fifo,
+        "maxAttempts": group.max_attempts,
+        "retryPolicy": policy_json(group.retry_policy.as_ref()),
+        "consumeEnabled": group.consume_enabled,
+    })
+}
+
+/// What the group has not done yet.
+fn lag(queue: &pb::QueueProgress) -> u64 {
+    queue.max_offset.saturating_sub(queue.commit_offset)
+}
+
+fn progress_row(queue: &pb::QueueProgress) -> Vec<String> {
+    let numbers = [queue.commit_offset, queue.max_offset, lag(queue), queue.in_flight, queue.waiting_retry];
+    let mut row = vec![queue.topic.clone(), queue.queue_id.to_string()];
+    row.extend(numbers.map(|n| n.to_string()));
+    row
+}
+
+fn progress_json(queue: &pb::QueueProgress) -> Value {
+    json!({
+        "topic": queue.topic,
+        "queue": queue.queue_id,
+        "min": queue.min_offset,
+        "max": queue.max_offset,
+        "commit": queue.commit_offset,
+        "lag": lag(queue),
+        "inFlight": queue.in_flight,
+        "waitingRetry": queue.waiting_retry,
+    })
+}
+
+fn millis(wire: Option<&prost_types::Duration>) -> i64 {
+    wire.map_or(0, |d| d.seconds.saturating_mul(1000).saturating_add(i64::from(d.nanos / 1_000_000)))
+}
+
+fn policy_json(policy: Option<&pb::RetryPolicy>) -> Value {
+    match policy.and_then(|p| p.strategy.as_ref()) {
+        Some(Strategy::Customized(c)) => {
+            json!({ "delaysMs": c.next.iter().map(|d| millis(Some(d))).collect::<Vec<_>>() })
+        }
+        Some(Strategy::Exponential(e)) => json!({
+            "initialMs": millis(e.initial.as_ref()),
+            "maxMs": millis(e.max.as_ref()),
+            "multiplier": e.multiplier,
+        }),
+        None => Value::Null,
+    }
+}
+
+fn policy_text(policy: Option<&pb::RetryPolicy>) -> String {
+    let text = |ms: i64| {
+        let units = [(3_600_000, "h"), (60_000, "m"), (1000, "s")];
+        let whole = units.iter().find(|(unit, _)| ms != 0 && ms % unit == 0);
+        whole.map_or_else(|| format!("{ms}ms"), |(unit, name)| format!("{}{name}", ms / unit))
+    };
+    match policy.and_then(|p| p.strategy.as_ref()) {
+        Some(Strategy::Customized(c)) => {
+            let delays: Vec<String> = c.next.iter().map(|d| text(millis(Some(d)))).collect();
+            match delays.as_slice() {
+                [first, .., last] if delays.len() > 4 => format!("{first}..{last} ({} steps)", delays.len()),
+                _ => delays.join(","),
+            }
+        }
+        Some(Strategy::Exponential(e)) => {
+            let (initial, max) = (text(millis(e.initial.as_ref())), text(millis(e.max.as_ref())));
+            format!("{initial} x{} up to {max}", e.multiplier)
+        }
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_retry_policy_reads_well() {
+        let seconds = |s: &[u64]| customized(s.iter().copied().map(Duration::from_secs).collect());
+        assert_eq!(policy_text(Some(&seconds(&[1, 10]))), "1s,10s");
+        assert_eq!(policy_text(Some(&seconds(&[1, 2, 3, 4, 60]))), "1s..1m (5 steps)");
+        assert_eq!(policy_text(Some(&customized(vec![Duration::from_millis(1500)]))), "1500ms");
+        assert_eq!(policy_text(None), "");
+    }
+}

@@ -1,0 +1,152 @@
+//! `ferromq produce`.
+
+use std::{io::BufRead as _, process::ExitCode};
+
+use anyhow::anyhow;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _, stream};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use crate::proto::v2;
+
+use super::{
+    client::{self, Client, EndpointArgs, MessageIds, Role},
+    output,
+};
+
+/// Sends under way side by side, where no order was asked for.
+const IN_FLIGHT: usize = 16;
+/// Lines of standard input that are read ahead.
+const LINES_AHEAD: usize = 64;
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  ferromq produce orders 'hello' --tag paid --key order-7 --prop region=eu
+  ferromq produce orders --count 1000 'load'
+  tail -f app.log | ferromq produce logs         one message for each line
+  ferromq produce orders 'a' 'b' --message-group customer-1     in order, to a FIFO topic")]
+pub struct Args {
+    /// Topic to send to.
+    topic: String,
+    /// Bodies; without any, each line of standard input is one.
+    body: Vec<String>,
+    /// Tag, for consumers to filter by.
+    #[arg(long)]
+    tag: Option<String>,
+    /// Key to find the message by. Repeatable.
+    #[arg(long = "key", value_name = "KEY")]
+    keys: Vec<String>,
+    /// User property. Repeatable.
+    #[arg(long = "prop", value_name = "NAME=VALUE", value_parser = parse_property)]
+    properties: Vec<(String, String)>,
+    /// Messages of one group are kept in order; for topics of type fifo.
+    #[arg(long, value_name = "GROUP")]
+    message_group: Option<String>,
+    /// Send every body this often.
+    #[arg(long, default_value_t = 1)]
+    count: u64,
+    #[command(flatten)]
+    endpoint: EndpointArgs,
+    /// Print results as JSON, one document in each line.
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_property(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("it is not NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+impl Args {
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        let client = Client::start(&self.endpoint, Role::Producer { topic: self.topic.clone() }).await?;
+        let sent = self.send_all(&client).await;
+        // The messages are what counts: a server that does not hear the goodbye finds out by itself.
+        drop(client.close().await);
+        sent?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    async fn send_all(&self, client: &Client) -> anyhow::Result<()> {
+        let in_flight = if self.message_group.is_some() { 1 } else { IN_FLIGHT };
+        let mut ids = MessageIds::new();
+        let sends = self.bodies().map(|body| {
+            let message = body.map(|body| self.message(body, ids.next()));
+            async {
+                let answer = client.send(message?).await?;
+                anyhow::Ok(answer)
+            }
+        });
+        let mut answers = sends.buffered(in_flight).boxed_local();
+        while let Some(answer) = answers.next().await {
+            self.print(&answer?)?;
+        }
+        Ok(())
+    }
+
+    fn bodies(&self) -> impl Stream<Item = anyhow::Result<Bytes>> + '_ {
+        let once = if self.body.is_empty() { lines().left_stream() } else { given(&self.body).right_stream() };
+        once.flat_map(|body| match body {
+            Ok(body) => stream::iter(0..self.count).map(move |_| Ok(body.clone())).left_stream(),
+            Err(e) => stream::iter([Err(e)]).right_stream(),
+        })
+    }
+
+    fn message(&self, body: Bytes, message_id: String) -> v2::Message {
+        let kind = if self.message_group.is_some() { v2::MessageType::Fifo } else { v2::MessageType::Normal };
+        let born = client::now_millis();
+        v2::Message {
+            topic: Some(client::resource(&self.topic)),
+            user_properties: self.properties.iter().cloned().collect(),
+            system_properties: Some(v2::SystemProperties {
+                tag: self.tag.clone(),
+                keys: self.keys.clone(),
+                message_id,
+                body_encoding: v2::Encoding::Identity.into(),
+                message_type: kind.into(),
+                message_group: self.message_group.clone(),
+                born_timestamp: Some(prost_types::Timestamp {
+                    seconds: born.div_euclid(1000),
+                    nanos: (born.rem_euclid(1000) * 1_000_000) as i32,
+                }),
+                ..Default::default()
+            }),
+            body,
+        }
+    }
+
+    fn print(&self, sent: &v2::SendResultEntry) -> anyhow::Result<()> {
+        if self.json {
+            let document = json!({ "topic": self.topic, "messageId": sent.message_id, "offset": sent.offset });
+            output::line(&document.to_string())?;
+        } else {
+            output::line(&format!("{} at offset {}", sent.message_id, sent.offset))?;
+        }
+        Ok(())
+    }
+}
+
+fn given(bodies: &[String]) -> impl Stream<Item = anyhow::Result<Bytes>> + '_ {
+    stream::iter(bodies).map(|body| Ok(Bytes::copy_from_slice(body.as_bytes())))
+}
+
+/// The lines of standard input, read as they come, on a thread of its own: a read of a terminal cannot be cancelled.
+fn lines() -> impl Stream<Item = anyhow::Result<Bytes>> {
+    let (read, queued) = mpsc::channel(LINES_AHEAD);
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().split(b'\n') {
+            let mut line = line.map_err(|e| anyhow!("reading standard input: {e}"));
+            if let Ok(line) = &mut line
+                && line.last() == Some(&b'\r')
+            {
+                line.pop();
+            }
+            if read.blocking_send(line.map(Bytes::from)).is_err() {
+                return;
+            }
+        }
+    });
+    stream::unfold(queued, |mut queued| async { queued.recv().await.map(|line| (line, queued)) })
+}

@@ -1,0 +1,73 @@
+//! Talking to a running server: the runtime, the connection, and its errors in one line.
+
+use std::{future::Future, process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, anyhow};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint},
+};
+
+use crate::proto::admin::admin_service_client::AdminServiceClient;
+
+/// How long a server may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long it may take to answer an administration call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Which server administration goes to.
+#[derive(clap::Args, Clone, Debug)]
+pub struct AdminArgs {
+    /// Administration address of the server.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8083")]
+    pub admin: String,
+    /// Print as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl AdminArgs {
+    /// Connects to the administration API.
+    pub async fn connect(&self) -> anyhow::Result<AdminServiceClient<Channel>> {
+        let cure = "is the server running there? --admin HOST:PORT names another";
+        Ok(AdminServiceClient::new(connect(&self.admin, Some(CALL_TIMEOUT), cure).await?))
+    }
+}
+
+/// Connects in plaintext; `cure` is told when nobody is there.
+pub async fn connect(address: &str, timeout: Option<Duration>, cure: &str) -> anyhow::Result<Channel> {
+    let wrong = || format!("{address:?} is not HOST:PORT, like 127.0.0.1:8081");
+    let uri: http::Uri = format!("http://{address}").parse().with_context(wrong)?;
+    if uri.port().is_none() || uri.path() != "/" {
+        return Err(anyhow!(wrong()));
+    }
+    let mut endpoint = Endpoint::from(uri).connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
+    if let Some(timeout) = timeout {
+        endpoint = endpoint.timeout(timeout);
+    }
+    endpoint.connect().await.map_err(|e| anyhow!("cannot connect to {address}: {}; {cure}", innermost(&e)))
+}
+
+/// What went wrong at the bottom: the layers above it add nothing for people.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+/// A refusal of the server as an error: its message carries value, cause and cure.
+pub fn refused(status: Status) -> anyhow::Error {
+    let message = status.message();
+    if message.is_empty() {
+        anyhow!("the server answered {:?} without a reason", status.code())
+    } else {
+        anyhow!("{message}")
+    }
+}
+
+/// Runs a command that talks to a server.
+pub fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting")?.block_on(command)
+}

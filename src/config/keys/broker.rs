@@ -1,0 +1,131 @@
+//! The rules of messaging.
+
+use crate::types::BrokerName;
+
+use super::{Key, Rule, Unit};
+
+pub static KEYS: &[Key] = &[
+    Key {
+        name: "brokerName",
+        aliases: &[],
+        default: "broker-a",
+        doc: "Name that clients see in routes.",
+        rule: Rule::Text {
+            form: "a name",
+            set: |c, text| {
+                c.broker.broker_name = BrokerName::parse(text).map_err(|e| format!("is not a name: {e}"))?;
+                Ok(())
+            },
+        },
+    },
+    Key {
+        name: "brokerClusterName",
+        // As the proxy's file has it.
+        aliases: &["rocketMQClusterName"],
+        default: "DefaultCluster",
+        doc: "Name of the cluster.",
+        rule: Rule::Text {
+            form: "a name",
+            set: |c, text| {
+                if text.is_empty() {
+                    return Err("is blank; give a name".to_owned());
+                }
+                text.clone_into(&mut c.broker.cluster_name);
+                Ok(())
+            },
+        },
+    },
+    Key {
+        name: "brokerIP1",
+        aliases: &[],
+        default: "127.0.0.1",
+        doc: "Address that is written into messages as the host that stored them. Clients do not dial it: they are \
+              told the address that they dialled.",
+        rule: Rule::Text {
+            form: "an IP address",
+            set: |c, text| {
+                c.broker.store_host.set_ip(text.parse().map_err(|_| "is not an IP address, like 192.0.2.7")?);
+                Ok(())
+            },
+        },
+    },
+    Key {
+        name: "autoCreateTopicEnable",
+        aliases: &[],
+        default: "true",
+        doc: "Whether a topic is made when a client first names it. Production: false.",
+        rule: Rule::Flag(|c, v| c.broker.auto_create_topic = v),
+    },
+    Key {
+        name: "autoCreateSubscriptionGroup",
+        aliases: &[],
+        default: "true",
+        doc: "Whether a consumer group is made when a client first names it. Production: false.",
+        rule: Rule::Flag(|c, v| c.broker.auto_create_group = v),
+    },
+    Key {
+        name: "defaultTopicQueueNums",
+        aliases: &[],
+        default: "8",
+        doc: "Queues of a topic that is made without a number.",
+        rule: Rule::Count { range: 1..=1024, set: |c, n| c.broker.default_queues = n as u32 },
+    },
+    Key {
+        name: "enableTopicMessageTypeCheck",
+        aliases: &[],
+        default: "true",
+        doc: "Whether a topic refuses messages of another type than its own.",
+        rule: Rule::Flag(|c, v| c.broker.check_message_type = v),
+    },
+    Key {
+        name: "retryMaxTimes",
+        aliases: &[],
+        default: "16",
+        doc: "Redeliveries of a message before it goes to the dead-letter topic, for groups that are made without a \
+              number.",
+        rule: Rule::Count { range: 0..=999, set: |c, n| c.broker.retry_max_times = n as u32 },
+    },
+    Key {
+        name: "popInflightMessageThreshold",
+        aliases: &[],
+        default: "1000000",
+        doc: "Messages of one queue that one group holds unacknowledged at most.",
+        rule: Rule::Count { range: 1..=100_000_000, set: |c, n| c.broker.in_flight_max = n as usize },
+    },
+    Key {
+        name: "popPollingSize",
+        aliases: &[],
+        default: "1024",
+        doc: "Long polls that wait for one topic and group at most.",
+        rule: Rule::Count { range: 1..=1_000_000, set: |c, n| c.broker.polls_per_group_max = n as usize },
+    },
+    Key {
+        name: "maxPopPollingSize",
+        aliases: &[],
+        default: "100000",
+        doc: "Long polls that wait in all at most.",
+        rule: Rule::Count { range: 1..=10_000_000, set: |c, n| c.broker.polls_max = n as usize },
+    },
+    Key {
+        name: "flushConsumerOffsetInterval",
+        aliases: &[],
+        default: "5000",
+        doc: "How often the state of consumption is snapshotted. It is in the log before that: this only makes a \
+              restart quicker.",
+        rule: Rule::Span { unit: Unit::Millis, range: 100..=3_600_000, set: |c, d| c.broker.snapshot_interval = d },
+    },
+    Key {
+        name: "topicsMax",
+        aliases: &[],
+        default: "100000",
+        doc: "Topics at most, those made by themselves included.",
+        rule: Rule::Count { range: 1..=10_000_000, set: |c, n| c.broker.topics_max = n as usize },
+    },
+    Key {
+        name: "groupsMax",
+        aliases: &[],
+        default: "100000",
+        doc: "Consumer groups at most, those made by themselves included.",
+        rule: Rule::Count { range: 1..=10_000_000, set: |c, n| c.broker.groups_max = n as usize },
+    },
+];

@@ -1,0 +1,124 @@
+//! Every setting, once: its key, default, unit, range, meaning and place. Parsing, `ferromq config`, the samples and
+//! the tests are all driven by this table.
+
+mod broker;
+mod proxy;
+mod server;
+mod store;
+
+use std::{fmt, ops::RangeInclusive, time::Duration};
+
+use super::{
+    Config,
+    value::{self, Unit},
+};
+
+/// One setting.
+pub struct Key {
+    /// In Apache's spelling where Apache has it.
+    pub name: &'static str,
+    /// Other spellings that are read.
+    pub aliases: &'static [&'static str],
+    /// As a file would have it.
+    pub default: &'static str,
+    /// What it decides, for people.
+    pub doc: &'static str,
+    pub rule: Rule,
+}
+
+/// What a value must look like, and where it goes. The setters are called in the order of the table.
+pub enum Rule {
+    Flag(fn(&mut Config, bool)),
+    Count {
+        range: RangeInclusive<u64>,
+        set: fn(&mut Config, u64),
+    },
+    /// Bytes.
+    Size {
+        range: RangeInclusive<u64>,
+        set: fn(&mut Config, u64),
+    },
+    Span {
+        unit: Unit,
+        /// In the unit.
+        range: RangeInclusive<u64>,
+        set: fn(&mut Config, Duration),
+    },
+    Choice {
+        of: &'static [&'static str],
+        set: fn(&mut Config, &'static str),
+    },
+    Text {
+        /// What it must look like, for people.
+        form: &'static str,
+        /// The error says what is wrong with the value.
+        set: fn(&mut Config, &str) -> Result<(), String>,
+    },
+}
+
+impl Rule {
+    /// Checks a value and puts it in its place.
+    pub fn apply(&self, config: &mut Config, text: &str) -> Result<(), String> {
+        let unfit = || format!("is not {self}");
+        match self {
+            Self::Flag(set) => set(config, value::flag(text).ok_or_else(unfit)?),
+            Self::Count { range, set } => {
+                set(config, value::count(text).filter(|n| range.contains(n)).ok_or_else(unfit)?);
+            }
+            Self::Size { range, set } => {
+                set(config, value::size(text).filter(|n| range.contains(n)).ok_or_else(unfit)?);
+            }
+            Self::Span { unit, range, set } => {
+                let bounds = unit.times(*range.start())..=unit.times(*range.end());
+                set(config, value::span(text, *unit).filter(|d| bounds.contains(d)).ok_or_else(unfit)?);
+            }
+            Self::Choice { of, set } => set(config, value::choice(text, of).ok_or_else(unfit)?),
+            Self::Text { set, .. } => set(config, text.trim())?,
+        }
+        Ok(())
+    }
+}
+
+/// What a value must be, as the end of "is not ...".
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag(_) => f.write_str("true or false"),
+            Self::Count { range, .. } => write!(f, "a number from {} to {}", range.start(), range.end()),
+            Self::Size { range, .. } => {
+                let (least, most) = (value::size_text(*range.start()), value::size_text(*range.end()));
+                write!(f, "a number of bytes from {least} to {most}, like 128MB")
+            }
+            Self::Span { unit, range, .. } => {
+                let unit = unit.suffix();
+                write!(f, "a time from {}{unit} to {}{unit} (a bare number counts {unit})", range.start(), range.end())
+            }
+            Self::Choice { of, .. } => write!(f, "one of {}", of.join(", ")),
+            Self::Text { form, .. } => f.write_str(form),
+        }
+    }
+}
+
+/// A part of the table, with the heading that samples give it.
+pub struct Section {
+    pub title: &'static str,
+    pub keys: &'static [Key],
+}
+
+/// The whole table.
+pub static SECTIONS: [Section; 4] = [
+    Section { title: "Server", keys: server::KEYS },
+    Section { title: "Storage", keys: store::KEYS },
+    Section { title: "Messaging", keys: broker::KEYS },
+    Section { title: "gRPC front", keys: proxy::KEYS },
+];
+
+/// Every key in order.
+pub fn all() -> impl Iterator<Item = &'static Key> {
+    SECTIONS.iter().flat_map(|s| s.keys)
+}
+
+/// The key of this exact name, or alias.
+pub fn find(name: &str) -> Option<&'static Key> {
+    all().find(|k| k.name == name || k.aliases.contains(&name))
+}

@@ -1,0 +1,148 @@
+//! What a new user reads first: what runs where, what is promised, what to do next.
+
+use std::{
+    fmt::Write as _,
+    io::Write as _,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    config::{Config, Loaded},
+    proxy::{Listener, TlsMode},
+    store::FlushPolicy,
+};
+
+use super::Ready;
+
+/// Prints it to standard output, where scripts look for its last line.
+pub fn print(ready: &Ready<'_>) {
+    let text = text(ready.loaded, &ready.report.to_string(), ready.workers);
+    let mut out = std::io::stdout().lock();
+    // A server whose output nobody reads is a server all the same.
+    drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+}
+
+fn text(loaded: &Loaded, report: &str, workers: usize) -> String {
+    let config = &loaded.config;
+    let mut out = format!("FerroMQ {}, {workers} worker threads\n", env!("CARGO_PKG_VERSION"));
+    let mut line = |name: &str, text: String| {
+        let _ = writeln!(out, "  {name:<9} {text}");
+    };
+    for listener in &config.proxy.listeners {
+        line("clients", clients(listener, config));
+    }
+    line("admin", format!("{} (ferromq topic, ferromq group)", config.server.admin_listen));
+    line("store", absolute(&config.store.root).display().to_string());
+    for found in report.lines() {
+        line("recovery", found.trim().to_owned());
+    }
+    line("flush", flush(config.store.flush));
+    line("settings", settings(loaded));
+    line("next", next(config));
+    // RocketMQ's own words: scripts wait for them.
+    out.push_str("rocketmq-proxy startup successfully\n");
+    out
+}
+
+/// A path as the user can find it again.
+pub fn absolute(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    // Without the dots of "./store".
+    absolute.components().collect()
+}
+
+fn clients(listener: &Listener, config: &Config) -> String {
+    let tls = match (config.proxy.tls.mode, &config.proxy.tls.files) {
+        (TlsMode::Disabled, _) => "plaintext".to_owned(),
+        (TlsMode::Permissive, None) => "plaintext and TLS (self-signed certificate)".to_owned(),
+        (TlsMode::Enforcing, None) => "TLS only (self-signed certificate)".to_owned(),
+        (TlsMode::Permissive, Some(files)) => format!("plaintext and TLS ({})", files.certificate.display()),
+        (TlsMode::Enforcing, Some(files)) => format!("TLS only ({})", files.certificate.display()),
+    };
+    let told = match &listener.advertised {
+        Some(address) => format!("clients are told {address}"),
+        None => "each client is told the address that it dialled".to_owned(),
+    };
+    format!("{}, {tls}; {told}", listener.listen)
+}
+
+fn flush(policy: FlushPolicy) -> String {
+    match policy {
+        FlushPolicy::Sync => "SYNC_FLUSH: acknowledged is on the device; a power cut loses nothing acknowledged".into(),
+        FlushPolicy::Async { interval } => format!(
+            "ASYNC_FLUSH: a power cut loses up to {} ms of acknowledged messages, a crash of the process none",
+            interval.as_millis()
+        ),
+    }
+}
+
+fn settings(loaded: &Loaded) -> String {
+    let files: Vec<String> = loaded.files.iter().map(|f| f.display().to_string()).collect();
+    let from = if files.is_empty() { "built-in defaults, no file read".to_owned() } else { files.join(", ") };
+    let count = |kind: &str| loaded.settings.iter().filter(|s| s.origin.kind() == kind).count();
+    let mut text = from;
+    for (kind, name) in [("environment", "from the environment"), ("flag", "from flags")] {
+        if count(kind) > 0 {
+            let _ = write!(text, "; {} {name}", count(kind));
+        }
+    }
+    text + " (ferromq config shows all)"
+}
+
+fn next(config: &Config) -> String {
+    let port = config.proxy.listeners.first().map_or(0, |l| l.listen.port());
+    let endpoint =
+        if port == 8081 { String::new() } else { format!(" --endpoint {}", SocketAddr::from(([127, 0, 0, 1], port))) };
+    format!("ferromq produce TopicTest hello{endpoint} && ferromq consume TopicTest --group test{endpoint}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Sources};
+
+    fn boot(set: &[&str]) -> String {
+        let set = set.iter().map(|&s| s.to_owned()).collect();
+        let loaded = config::load(&Sources { set, ..Sources::default() }).expect("valid settings");
+        text(&loaded, "2 segments\nnothing cut", 2)
+    }
+
+    #[test]
+    fn the_boot_text_says_what_a_new_user_needs() {
+        let text = boot(&[]);
+        for part in [
+            env!("CARGO_PKG_VERSION"),
+            "[::]:8081, plaintext and TLS",
+            "the address that it dialled",
+            "127.0.0.1:8083",
+            "recovery  2 segments",
+            "recovery  nothing cut",
+            "SYNC_FLUSH: ",
+            "no file read",
+            "ferromq produce TopicTest",
+        ] {
+            assert!(text.contains(part), "no {part:?} in\n{text}");
+        }
+        assert!(text.ends_with("\nrocketmq-proxy startup successfully\n"));
+        assert!(!text.contains("/./"));
+    }
+
+    #[test]
+    fn the_boot_text_states_the_loss_window_and_what_clients_are_told() {
+        let text = boot(&[
+            "flushDiskType=ASYNC_FLUSH",
+            "flushIntervalCommitLog=250",
+            "grpcServerPort=9999",
+            "grpcAdvertisedAddress=mq.example.com:443",
+        ]);
+        for part in [
+            "a power cut loses up to 250 ms",
+            "clients are told mq.example.com:443",
+            "; 4 from flags",
+            "hello --endpoint 127.0.0.1:9999",
+        ] {
+            assert!(text.contains(part), "no {part:?} in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Background loops: redelivery on time, snapshots, and the front's own.
+
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+use crate::{broker::Broker, drain::Drain, proxy::Proxy};
+
+/// Starts them all on one thread.
+pub fn start(on: &Handle, drain: &Drain, broker: &Broker, proxy: &Proxy) {
+    drain.spawn(on, revive(broker.clone(), drain.clone()));
+    drain.spawn(on, snapshots(broker.clone(), drain.clone()));
+    let (proxy, stop) = (proxy.clone(), drain.token());
+    drain.spawn(on, async move { proxy.background(stop).await });
+}
+
+/// Ends leases when they are over: never early, and not at intervals but at the next one's end.
+async fn revive(broker: Broker, drain: Drain) {
+    loop {
+        let next = broker.revive().await;
+        let due = async {
+            match next {
+                Some(next) => tokio::time::sleep(next.remaining(broker.clock().now())).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = drain.stopping() => return,
+            () = broker.revive_sooner() => {}
+            () = due => {}
+        }
+    }
+}
+
+async fn snapshots(broker: Broker, drain: Drain) {
+    while tick(broker.config().snapshot_interval, &drain).await {
+        snapshot(&broker).await;
+    }
+}
+
+/// Writes the snapshot of consumption on a thread that may wait for the disk.
+pub async fn snapshot(broker: &Broker) {
+    let broker = broker.clone();
+    match tokio::task::spawn_blocking(move || broker.snapshot()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "no snapshot of consumption; a restart replays more of the log"),
+        Err(error) => tracing::error!(%error, "the snapshot of consumption did not end"),
+    }
+}
+
+/// Waits; `false` when the drain begins meanwhile.
+async fn tick(interval: Duration, drain: &Drain) -> bool {
+    tokio::select! {
+        () = drain.stopping() => false,
+        () = tokio::time::sleep(interval) => true,
+    }
+}
