@@ -1,0 +1,173 @@
+//! Start and end of a server.
+
+use std::{fs, io::Write as _, net::TcpStream, os::unix::fs::PermissionsExt as _};
+
+use rustix::process::Signal;
+
+use crate::harness::{READY, Server, directory, file, run, stderr, stdout, text};
+
+#[test]
+fn the_boot_text_names_what_listens_where_it_keeps_what_and_what_to_do_next() {
+    let dir = directory();
+    let server = Server::start(dir.path());
+    let text = server.boot_text();
+    let store = dir.path().join("store");
+    for part in [
+        format!("FerroMQ {}", env!("CARGO_PKG_VERSION")),
+        format!("[::]{}, plaintext and TLS", &server.endpoint()["127.0.0.1".len()..]),
+        server.admin(),
+        store.display().to_string(),
+        "recovery".to_owned(),
+        "SYNC_FLUSH".to_owned(),
+        "no file read".to_owned(),
+        format!("ferromq produce TopicTest hello --endpoint {}", server.endpoint()),
+    ] {
+        assert!(text.contains(&part), "no {part:?} in\n{text}");
+    }
+    assert!(text.ends_with(&format!("{READY}\n")));
+}
+
+#[test]
+fn sigterm_and_sigint_drain_and_exit_with_0() {
+    let dir = directory();
+    for signal in [Signal::TERM, Signal::INT] {
+        let server = Server::start(dir.path());
+        server.signal(signal);
+        let ended = server.ended();
+        assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
+        assert!(ended.log.contains("stopping") && ended.log.contains("stopped"), "{}", ended.log);
+    }
+}
+
+#[test]
+fn a_drain_ends_long_polls_instead_of_waiting_for_them() {
+    let dir = directory();
+    let server = Server::start(dir.path());
+    let mut consumer = crate::harness::ferromq()
+        .args(["consume", "parked", "--group", "g", "--follow", "--endpoint", &server.endpoint()])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("a consumer starts");
+    // A message through the same topic and group shows that the consumer's poll has been there.
+    assert!(server.client_command(&["produce", "parked", "x"]).status.success());
+    let started = std::time::Instant::now();
+    let ended = server.stop();
+    consumer.kill().expect("killed");
+    consumer.wait().expect("waited for");
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
+    assert!(!ended.log.contains("cut"), "{}", ended.log);
+    assert!(started.elapsed() < std::time::Duration::from_secs(20), "the drain took {:?}", started.elapsed());
+}
+
+#[test]
+fn a_half_dead_connection_does_not_hold_the_drain() {
+    let dir = directory();
+    let server = Server::start_with(dir.path(), &["--set", "grpcShutdownTimeSeconds=1"]);
+    let mut silent = TcpStream::connect(server.endpoint()).expect("connects");
+    silent.write_all(b"PRI * HT").expect("written");
+    let ended = server.stop();
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
+}
+
+#[test]
+fn a_taken_port_is_one_line_with_address_and_cure() {
+    let dir = directory();
+    let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = other.local_addr().expect("bound").port();
+    let set = format!("grpcServerPort={port}");
+    let output = run(&["--store", text(&dir.path().join("s")), "--set", &set, "--set", "adminServerPort=0"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains(&port.to_string()) && said.contains("--set grpcServerPort=PORT"), "{said}");
+    assert!(!stdout(&output).contains(READY));
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_one_line_with_path_and_cure() {
+    let dir = directory();
+    // Root may write anywhere: a file in the way stops it as well.
+    let in_the_way = file(dir.path(), "file", "");
+    fs::set_permissions(&in_the_way, fs::Permissions::from_mode(0o400)).expect("changed");
+    let store = in_the_way.join("store");
+    let output = run(&["--store", text(&store), "--set", "grpcServerPort=0", "--set", "adminServerPort=0"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains(text(&in_the_way)) && said.contains("--store DIR"), "{said}");
+}
+
+#[test]
+fn a_second_server_on_the_same_store_is_refused() {
+    let dir = directory();
+    let server = Server::start(dir.path());
+    let store = dir.path().join("store");
+    let output = run(&["--store", text(&store), "--set", "grpcServerPort=0", "--set", "adminServerPort=0"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains(&format!("in use by process {}", server.pid())), "{said}");
+}
+
+#[test]
+fn a_key_nobody_knows_stops_the_start() {
+    let output = run(&["--set", "autoCreateTopicEnabel=false"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("did you mean autoCreateTopicEnable?"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_ports_file_that_cannot_be_written_stops_the_start() {
+    let dir = directory();
+    let output = run(&[
+        "--store",
+        text(&dir.path().join("s")),
+        "--set",
+        "grpcServerPort=0",
+        "--set",
+        "adminServerPort=0",
+        "--ports-file",
+        "/nowhere/ports.json",
+    ]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert!(said.lines().last().is_some_and(|l| l.contains("/nowhere/ports.json: No such file")), "{said}");
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_kill_9() {
+    let dir = directory();
+    let server = Server::start(dir.path());
+    let bodies: Vec<String> = (0..50).map(|n| format!("message-{n}")).collect();
+    let mut args = vec!["produce", "kept"];
+    args.extend(bodies.iter().map(String::as_str));
+    let sent = server.client_command(&args);
+    assert!(sent.status.success(), "{}", stderr(&sent));
+    server.kill();
+    let server = Server::start(dir.path());
+    let received = server.client_command(&["consume", "kept", "--group", "g", "--count", "50", "--json"]);
+    let mut found: Vec<String> = stdout(&received)
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["body"].to_string())
+        .collect();
+    found.sort();
+    let mut expected: Vec<String> = bodies.iter().map(|b| format!("{b:?}")).collect();
+    expected.sort();
+    assert_eq!(found, expected);
+    // What was acknowledged by the consumer stays so as well.
+    server.kill();
+    let server = Server::start(dir.path());
+    let again = server.client_command(&["consume", "kept", "--group", "g"]);
+    assert_eq!((stdout(&again).as_str(), again.status.code()), ("", Some(0)), "{}", stderr(&again));
+}
+
+#[test]
+fn logs_are_json_when_asked_for() {
+    let dir = directory();
+    let server = Server::start_with(dir.path(), &["--set", "logFormat=json"]);
+    let log = server.stop().log;
+    assert!(log.lines().count() > 0);
+    for line in log.lines() {
+        serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+    }
+}

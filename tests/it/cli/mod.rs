@@ -1,0 +1,7 @@
+//! The command line as a contract: standard output, standard error, exit codes.
+
+mod admin;
+mod boot;
+mod config;
+mod messages;
+mod usage;

@@ -1,0 +1,74 @@
+//! What is sent arrives, whole, once, and only where it is wanted.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    driver::{ids, of},
+    stage::{GROUP, Stage, TOPIC},
+    transcript::Event,
+};
+
+/// Messages of one claim: more than one poll returns, and more than a topic has queues.
+const COUNT: usize = 40;
+/// How long a consumer looks for messages that must not come, beyond those that must.
+const LOOK_MS: u32 = 3000;
+
+/// Arguments of a message with everything that a user can give it.
+const FULL: &str = "--tag paid --key order-7 --key user-9 --prop colour=red --prop shape=round";
+
+#[track_caller]
+fn everything_arrived_once_and_whole(sent: &[Event], consumed: &[Event]) {
+    let received = of(consumed, "received");
+    assert_eq!(ids(sent, "sent"), ids(consumed, "received"), "sent and received");
+    assert_eq!(received.len(), sent.iter().filter(|e| e.is("sent")).count(), "a message came twice");
+    let bodies: BTreeMap<&str, &str> = of(sent, "sent").iter().map(|e| (e.id(), e.body())).collect();
+    for message in received {
+        assert_eq!(message.body(), bodies[message.id()]);
+        assert_eq!(message.tag.as_deref(), Some("paid"));
+        assert_eq!(message.keys.iter().map(String::as_str).collect::<BTreeSet<_>>(), ["order-7", "user-9"].into());
+        assert_eq!(message.properties.get("colour").map(String::as_str), Some("red"));
+        assert_eq!(message.properties.get("shape").map(String::as_str), Some("round"));
+        assert_eq!(message.attempt(), 1);
+        assert!(!message.corrupted, "the digest of {} does not fit", message.body());
+    }
+}
+
+pub fn simple_consumer_receives_what_was_produced(stage: &mut Stage) {
+    let sent = stage.run(&format!("produce --topic {TOPIC} --count {COUNT} --size 300 {FULL}"));
+    let consumed = stage.run(&format!("simple --topic {TOPIC} --group {GROUP} --count {COUNT}"));
+    everything_arrived_once_and_whole(&sent, &consumed);
+    assert_eq!(ids(&sent, "sent"), ids(&consumed, "acked"));
+    assert!(of(&consumed, "received").iter().all(|e| e.len == Some(300)), "a body changed its length");
+    stage.settles(TOPIC, GROUP);
+}
+
+pub fn push_consumer_receives_what_was_produced(stage: &mut Stage) {
+    let consumer = stage.start(&format!("push --topic {TOPIC} --group {GROUP} --count {COUNT}")).ready();
+    let sent = stage.run(&format!("produce --topic {TOPIC} --count {COUNT} {FULL}"));
+    everything_arrived_once_and_whole(&sent, &consumer.done());
+    stage.settles(TOPIC, GROUP);
+}
+
+/// The wanted messages come last, so that a consumer that has them has passed all others.
+fn produce_of_several_tags(stage: &Stage) -> BTreeSet<String> {
+    let produce = |more: &str| ids(&stage.run(&format!("produce --topic {TOPIC} --count 10 {more}")), "sent");
+    produce("--tag refunded --prefix refunded");
+    produce("--prefix untagged");
+    let mut wanted = produce("--tag paid --prefix paid");
+    wanted.extend(produce("--tag open --prefix open"));
+    wanted
+}
+
+pub fn simple_consumer_receives_only_the_tags_it_asked_for(stage: &mut Stage) {
+    let wanted = produce_of_several_tags(stage);
+    let command = format!("simple --topic {TOPIC} --group {GROUP} --timeout-ms {LOOK_MS} --filter");
+    let consumed = stage.start_with(&command, &["paid || open"]).done();
+    assert_eq!(ids(&consumed, "received"), wanted);
+}
+
+pub fn push_consumer_receives_only_the_tags_it_asked_for(stage: &mut Stage) {
+    let wanted = produce_of_several_tags(stage);
+    let command = format!("push --topic {TOPIC} --group {GROUP} --timeout-ms {LOOK_MS} --filter");
+    let consumer = stage.start_with(&command, &["paid || open"]);
+    assert_eq!(ids(&consumer.done(), "received"), wanted);
+}

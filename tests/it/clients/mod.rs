@@ -1,0 +1,157 @@
+//! The server with its real public: official clients against the built binary, over real ports.
+//!
+//! A claim is a function over a [`Stage`]: a server of its own with an empty store, and one client. The tables below
+//! say which client makes which claim; the test's name says what broke, and for whom. Every wait has a bound, and a
+//! claim that fails prints what the drivers and the server said last.
+//!
+//! The drivers are in `tests/clients`; each is built once, into `target/clients`. Where a toolchain is missing, its
+//! client is skipped with a line that says so, or fails when `CI=true`.
+
+mod driver;
+mod process;
+mod server;
+mod stage;
+mod transcript;
+
+mod crash;
+mod deliver;
+mod groups;
+mod limits;
+mod redeliver;
+mod tls;
+
+use driver::{Client, Driver, Unbuilt};
+use stage::Stage;
+
+/// One test for each claim, named as the claim.
+macro_rules! claims {
+    ($client:expr; $($subject:ident: $($claim:ident),+;)+) => {
+        $($(
+            #[test]
+            fn $claim() {
+                super::prove($client, super::$subject::$claim);
+            }
+        )+)+
+    };
+}
+
+/// What a producer and a simple consumer can show: every client has them.
+macro_rules! claims_of_simple_consumers {
+    ($client:expr) => {
+        claims! { $client;
+            deliver: simple_consumer_receives_what_was_produced, simple_consumer_receives_only_the_tags_it_asked_for;
+            redeliver: an_unacked_message_comes_again_after_its_invisible_time,
+                a_message_goes_to_the_dead_letter_topic_after_its_last_attempt;
+            groups: two_consumers_of_a_group_share_its_messages, two_groups_both_receive_everything;
+            limits: a_body_of_4_mib_less_one_is_accepted_and_a_larger_one_refused,
+                a_bad_topic_tag_key_and_group_are_refused_with_their_codes;
+            tls: tls_and_plaintext_are_served_on_one_port;
+            crash: a_killed_server_loses_nothing_acknowledged;
+        }
+    };
+}
+
+/// What takes the call that changes a message's invisible time.
+macro_rules! claims_of_changing_consumers {
+    ($client:expr) => {
+        claims! { $client;
+            redeliver: a_message_comes_again_when_its_changed_invisible_time_is_over;
+        }
+    };
+}
+
+macro_rules! claims_of_push_consumers {
+    ($client:expr) => {
+        claims! { $client;
+            deliver: push_consumer_receives_what_was_produced, push_consumer_receives_only_the_tags_it_asked_for;
+            redeliver: a_message_that_a_listener_failed_comes_again,
+                a_message_that_a_listener_always_fails_goes_to_the_dead_letter_topic;
+            groups: two_push_consumers_of_a_group_share_its_messages;
+            crash: a_push_consumer_goes_on_after_the_server_was_killed;
+        }
+    };
+}
+
+mod go {
+    claims_of_simple_consumers!(super::Client::Go);
+    claims_of_changing_consumers!(super::Client::Go);
+    claims_of_push_consumers!(super::Client::Go);
+}
+mod java {
+    claims_of_simple_consumers!(super::Client::Java);
+    claims_of_changing_consumers!(super::Client::Java);
+    claims_of_push_consumers!(super::Client::Java);
+}
+mod node {
+    claims_of_simple_consumers!(super::Client::Node);
+    claims_of_changing_consumers!(super::Client::Node);
+    claims_of_push_consumers!(super::Client::Node);
+}
+mod python {
+    claims_of_simple_consumers!(super::Client::Python);
+    claims_of_changing_consumers!(super::Client::Python);
+    claims_of_push_consumers!(super::Client::Python);
+}
+mod rust {
+    claims_of_simple_consumers!(super::Client::Rust);
+}
+
+/// The drivers build, and are of the versions that the claims are made about. They come first by name, so that a slow
+/// build runs beside the claims of the clients that are there.
+mod built {
+    use super::{Client, driver_or_skip};
+
+    fn is(client: Client, version: &str) {
+        let Some(driver) = driver_or_skip(client) else { return };
+        assert_eq!(driver.version(), version, "{client} driver");
+    }
+
+    #[test]
+    fn go() {
+        is(Client::Go, "5.1.4");
+    }
+    #[test]
+    fn java() {
+        is(Client::Java, "5.2.0");
+    }
+    #[test]
+    fn node() {
+        is(Client::Node, "1.0.8");
+    }
+    #[test]
+    fn python() {
+        is(Client::Python, "5.1.2");
+    }
+    #[test]
+    fn rust() {
+        is(Client::Rust, "5.0.0");
+    }
+}
+
+fn prove(client: Client, claim: fn(&mut Stage)) {
+    if let Some(driver) = driver_or_skip(client) {
+        claim(&mut Stage::set(driver));
+    }
+}
+
+fn driver_or_skip(client: Client) -> Option<Driver> {
+    match driver::built(client) {
+        Ok(driver) => Some(driver),
+        Err(Unbuilt::NoToolchain(why)) if std::env::var("CI").is_ok_and(|ci| ci == "true") => {
+            panic!("CI must have the toolchain of every client: {why}")
+        }
+        Err(Unbuilt::NoToolchain(why)) => {
+            skipped(&why);
+            None
+        }
+        Err(Unbuilt::Failed(why)) => panic!("the {client} driver did not build:\n{why}"),
+    }
+}
+
+/// Says it past the capture of test output, which hides what passing tests print.
+fn skipped(why: &str) {
+    use std::io::Write;
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    // Nobody to tell when standard error is gone.
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
+}

@@ -1,0 +1,126 @@
+//! What is not acknowledged comes again: on time, counted, and to the dead-letter topic in the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    driver::of,
+    stage::{GROUP, Stage, TOPIC},
+    transcript::Event,
+};
+
+const COUNT: usize = 10;
+/// Delay between two attempts. Whole seconds: Python knows no others.
+const DELAY_MS: u64 = 1000;
+/// A delivery may be noticed by its client this much later than it left the server, and so the next one seem early.
+const NOTICE_MS: u64 = 400;
+
+/// Deliveries of each message in their order: attempt and time.
+fn deliveries(events: &[Event]) -> BTreeMap<String, Vec<(u32, u64)>> {
+    let mut all: BTreeMap<String, Vec<(u32, u64)>> = BTreeMap::new();
+    for e in of(events, "received") {
+        all.entry(e.id().to_owned()).or_default().push((e.attempt(), e.ts));
+    }
+    all
+}
+
+#[track_caller]
+fn every_message_had_attempts(events: &[Event], attempts: &[u32]) {
+    let deliveries = deliveries(events);
+    assert_eq!(deliveries.len(), COUNT);
+    for (id, seen) in deliveries {
+        assert_eq!(seen.iter().map(|(attempt, _)| *attempt).collect::<Vec<_>>(), attempts, "attempts of {id}");
+    }
+}
+
+/// No attempt follows another one sooner than `delay_ms`.
+#[track_caller]
+fn none_is_early(events: &[Event], delay_ms: u64) {
+    for (id, seen) in deliveries(events) {
+        for (before, after) in seen.iter().zip(&seen[1..]) {
+            let gap = after.1.saturating_sub(before.1);
+            assert!(gap + NOTICE_MS >= delay_ms, "attempt {} of {id} came after {gap} ms", after.0);
+        }
+    }
+}
+
+pub fn an_unacked_message_comes_again_after_its_invisible_time(stage: &mut Stage) {
+    stage.run(&format!("produce --topic {TOPIC} --count {COUNT}"));
+    stage.make_group(16, "1s");
+    let invisible_ms = 3000;
+    let consumed = stage.run(&format!(
+        "simple --topic {TOPIC} --group {GROUP} --count {COUNT} --invisible-ms {invisible_ms} --on-message \
+         ack-after-attempt:2"
+    ));
+    every_message_had_attempts(&consumed, &[1, 2]);
+    none_is_early(&consumed, invisible_ms);
+    stage.settles(TOPIC, GROUP);
+}
+
+pub fn a_message_comes_again_when_its_changed_invisible_time_is_over(stage: &mut Stage) {
+    stage.run(&format!("produce --topic {TOPIC} --count {COUNT}"));
+    let consume = format!("simple --topic {TOPIC} --group {GROUP} --count {COUNT} --invisible-ms 60000 --on-message");
+    let changed = stage.run(&format!("{consume} change:2000"));
+    let mut all = changed.clone();
+    all.extend(stage.run(&format!("{consume} ack")));
+    every_message_had_attempts(&all, &[1, 2]);
+    let changed_at: BTreeMap<&str, u64> = of(&changed, "changed").iter().map(|e| (e.id(), e.ts)).collect();
+    for again in of(&all, "received").iter().filter(|e| e.attempt() == 2) {
+        let waited = again.ts.saturating_sub(changed_at[again.id()]);
+        assert!(waited + NOTICE_MS >= 2000, "{} came again after {waited} ms", again.body());
+    }
+    stage.settles(TOPIC, GROUP);
+}
+
+pub fn a_message_that_a_listener_failed_comes_again(stage: &mut Stage) {
+    stage.make_group(16, "1s");
+    let consumer =
+        stage.start(&format!("push --topic {TOPIC} --group {GROUP} --count {COUNT} --on-message fail-until:3")).ready();
+    stage.run(&format!("produce --topic {TOPIC} --count {COUNT}"));
+    let consumed = consumer.done();
+    every_message_had_attempts(&consumed, &[1, 2, 3]);
+    if stage.client().waits_before_it_retries() {
+        none_is_early(&consumed, DELAY_MS);
+    }
+    stage.settles(TOPIC, GROUP);
+}
+
+/// Reads the dead-letter topic of the group until it has as many messages as were sent.
+#[track_caller]
+fn the_dead_letters_are(stage: &Stage, sent: &[Event]) {
+    let dead_letters = format!("%DLQ%{GROUP}");
+    let dead = stage.run(&format!("simple --topic {dead_letters} --group undertaker --count {COUNT}"));
+    let bodies = |events: &[Event], kind| of(events, kind).iter().map(|e| e.body().to_owned()).collect::<BTreeSet<_>>();
+    assert_eq!(bodies(&dead, "received"), bodies(sent, "sent"));
+    assert_eq!(of(&dead, "received").len(), COUNT, "a dead letter was written twice");
+    for letter in of(&dead, "received") {
+        assert_eq!(letter.tag.as_deref(), Some("paid"), "a dead letter keeps what the message had");
+        assert_eq!(letter.properties.get("colour").map(String::as_str), Some("red"));
+    }
+}
+
+fn both_attempts_were_seen(events: &[Event]) -> bool {
+    of(events, "received").iter().filter(|e| e.attempt() == 2).count() >= COUNT
+}
+
+pub fn a_message_goes_to_the_dead_letter_topic_after_its_last_attempt(stage: &mut Stage) {
+    stage.make_group(2, "1s");
+    let sent = stage.run(&format!("produce --topic {TOPIC} --count {COUNT} --tag paid --prop colour=red"));
+    let consumer = stage.start(&format!(
+        "simple --topic {TOPIC} --group {GROUP} --invisible-ms 2000 --on-message nothing --timeout-ms 60000"
+    ));
+    consumer.until("both attempts were delivered", both_attempts_were_seen);
+    the_dead_letters_are(stage, &sent);
+    every_message_had_attempts(&consumer.events(), &[1, 2]);
+    stage.settles(TOPIC, GROUP);
+}
+
+pub fn a_message_that_a_listener_always_fails_goes_to_the_dead_letter_topic(stage: &mut Stage) {
+    stage.make_group(2, "1s");
+    let consumer =
+        stage.start(&format!("push --topic {TOPIC} --group {GROUP} --on-message fail --timeout-ms 60000")).ready();
+    let sent = stage.run(&format!("produce --topic {TOPIC} --count {COUNT} --tag paid --prop colour=red"));
+    consumer.until("both attempts were delivered", both_attempts_were_seen);
+    the_dead_letters_are(stage, &sent);
+    every_message_had_attempts(&consumer.events(), &[1, 2]);
+    stage.settles(TOPIC, GROUP);
+}

@@ -1,0 +1,8 @@
+//! Everything that is tested from outside, in one binary.
+
+mod benchmark;
+mod cli;
+mod clients;
+mod harness;
+mod tidy;
+mod wire;
