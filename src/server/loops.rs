@@ -1,17 +1,27 @@
 //! Background loops: redelivery on time, snapshots, and the front's own.
 
-use std::time::Duration;
+use std::{panic::AssertUnwindSafe, time::Duration};
 
+use futures_util::FutureExt;
 use tokio::runtime::Handle;
 
 use crate::{broker::Broker, drain::Drain, proxy::Proxy};
 
 /// Starts them all on one thread.
 pub fn start(on: &Handle, drain: &Drain, broker: &Broker, proxy: &Proxy) {
-    drain.spawn(on, revive(broker.clone(), drain.clone()));
-    drain.spawn(on, snapshots(broker.clone(), drain.clone()));
+    drain.spawn(on, vital("redelivery", revive(broker.clone(), drain.clone())));
+    drain.spawn(on, vital("snapshots", snapshots(broker.clone(), drain.clone())));
     let (proxy, stop) = (proxy.clone(), drain.token());
-    drain.spawn(on, async move { proxy.background(stop).await });
+    drain.spawn(on, vital("the front's background", async move { proxy.background(stop).await }));
+}
+
+/// A loop that the server cannot do without: when it panics, the process leaves rather than serve on without it. What was
+/// acknowledged is in the log.
+async fn vital(name: &'static str, work: impl Future<Output = ()>) {
+    if AssertUnwindSafe(work).catch_unwind().await.is_err() {
+        tracing::error!(name, "a loop of the server panicked; leaving, so that a restart mends it");
+        std::process::exit(1);
+    }
 }
 
 /// Ends leases when they are over: never early, and not at intervals but at the next one's end.

@@ -12,7 +12,9 @@ use super::{
     FlushPolicy, Poisoned, Threads,
     checkpoint::Checkpoint,
     core::{Core, Progress},
-    derived, indexing, retention, scan,
+    derived, indexing,
+    marks::Intact,
+    retention, scan,
     segment::Segment,
 };
 use crate::types::{PhysicalOffset, Timestamp};
@@ -64,7 +66,10 @@ impl Owner {
 
     fn spawn(&self, name: &str, work: impl FnOnce(&Core) + Send + 'static) -> std::io::Result<()> {
         let core = self.core.clone();
-        let thread = std::thread::Builder::new().name(name.into()).spawn(move || work(&core))?;
+        let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
+            let _intact = Intact(&core.log.marks);
+            work(&core);
+        })?;
         self.threads.lock().push(thread);
         Ok(())
     }

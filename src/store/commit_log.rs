@@ -15,7 +15,7 @@ use super::{
     AppendError, Config, FlushPolicy, Poisoned, Purpose, Ticket,
     ahead::Ahead,
     dispatch::Dispatcher,
-    marks::Marks,
+    marks::{Intact, Marks},
     record::{self, FILLER_LEN},
     room::Room,
     segment::{Segment, is_full},
@@ -133,6 +133,7 @@ impl CommitLog {
     pub(super) fn append(&self, mut unit: Unit, purpose: Purpose) -> Result<Ticket, AppendError> {
         self.room.admit(purpose)?;
         let mut tail = self.tail.lock();
+        let _intact = Intact(&self.marks);
         self.admit(&tail, unit.len())?;
         let at = self.claim(&mut tail, unit.len(), purpose)?;
         let stored_at = self.clock.wall().max(tail.stored_at);

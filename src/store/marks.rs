@@ -49,3 +49,33 @@ impl Marks {
         self.poisoned.get().map_or(Ok(()), |reason| Err(reason.clone()))
     }
 }
+
+/// Poisons the store when its thread panics while this lives: what it was changing is half changed, and whatever came
+/// later would be built on that.
+pub(super) struct Intact<'a>(pub(super) &'a Marks);
+
+impl Drop for Intact<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.poison("changing the log", &"the thread panicked; this is a bug of FerroMQ, its report is above");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_while_the_log_changes_poisons_the_store() {
+        let marks = Marks::at(PhysicalOffset::ZERO);
+        drop(Intact(&marks));
+        assert!(marks.alive().is_ok());
+        let fell = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _intact = Intact(&marks);
+            panic!("as told");
+        }));
+        assert!(fell.is_err());
+        assert!(marks.alive().is_err_and(|reason| reason.to_string().contains("panicked")));
+    }
+}
