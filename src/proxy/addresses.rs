@@ -87,6 +87,12 @@ fn is_host(text: &str) -> bool {
     !text.is_empty() && text.len() <= HOST_LEN_MAX && text.bytes().all(legal)
 }
 
+/// The host of `[::1]:8081` with its brackets, as Java and Rust clients tell it.
+fn is_bracketed_v6(text: &str) -> bool {
+    let inner = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
+    inner.is_some_and(|host| host.parse::<std::net::Ipv6Addr>().is_ok())
+}
+
 /// What the client dialled, as it is told back: unchanged, since some clients know their sessions by this text, but a
 /// name alone, since several make some clients fail. `None` when it named no address.
 pub fn dialled(endpoints: Option<&v2::Endpoints>) -> Result<Option<v2::Endpoints>, AddressError> {
@@ -95,7 +101,7 @@ pub fn dialled(endpoints: Option<&v2::Endpoints>) -> Result<Option<v2::Endpoints
         return Err(AddressError::TooMany(endpoints.addresses.len()));
     }
     for address in &endpoints.addresses {
-        if !is_host(&address.host) {
+        if !is_host(&address.host) && !is_bracketed_v6(&address.host) {
             return Err(AddressError::Host(address.host.chars().take(HOST_LEN_MAX).collect()));
         }
         if !(1..=i32::from(u16::MAX)).contains(&address.port) {
@@ -150,6 +156,7 @@ mod tests {
             endpoints(v2::AddressScheme::IPv4, &[("10.0.0.1", 1), ("10.0.0.2", 65535)]),
             endpoints(v2::AddressScheme::IPv6, &[("::1", 8081)]),
             endpoints(v2::AddressScheme::DomainName, &[("MQ.example.com", 443)]),
+            endpoints(v2::AddressScheme::DomainName, &[("[::1]", 8081)]),
         ] {
             assert_eq!(dialled(Some(&given)), Ok(Some(given)));
         }
@@ -169,6 +176,9 @@ mod tests {
         let bad = |e| dialled(Some(&e)).unwrap_err();
         assert_eq!(bad(endpoints(v2::AddressScheme::Unspecified, &[("a", 1)])), AddressError::Scheme);
         assert_eq!(bad(endpoints(v2::AddressScheme::IPv4, &[("", 1)])), AddressError::Host(String::new()));
+        for host in ["[a]", "[::1", "[]"] {
+            assert_eq!(bad(endpoints(v2::AddressScheme::DomainName, &[(host, 1)])), AddressError::Host(host.into()));
+        }
         assert_eq!(bad(endpoints(v2::AddressScheme::IPv4, &[("a", 0)])), AddressError::Port(0));
         assert_eq!(bad(endpoints(v2::AddressScheme::IPv4, &[("a", 65536)])), AddressError::Port(65536));
         assert_eq!(bad(endpoints(v2::AddressScheme::IPv4, &[("a", 1); 17])), AddressError::TooMany(17));

@@ -65,6 +65,16 @@ pub struct Plan {
     pub limit: Duration,
 }
 
+impl Plan {
+    /// How long it is measured, where that is the goal.
+    fn time(&self) -> Duration {
+        match self.goal {
+            Goal::Time(time) => time,
+            Goal::Ask(_) | Goal::Get(_) => Duration::ZERO,
+        }
+    }
+}
+
 /// One call to make.
 #[derive(Clone, Copy, Debug)]
 pub struct Slot {
@@ -72,6 +82,8 @@ pub struct Slot {
     pub due: Instant,
     /// Messages to ask for.
     pub messages: u64,
+    /// It belongs to the warm-up.
+    warmup: bool,
 }
 
 /// What a call brought.
@@ -96,7 +108,7 @@ pub struct Outcome {
 struct Course {
     plan: Plan,
     start: OnceLock<Instant>,
-    /// What the goal counts: messages asked for (for a number of them, after the warm-up), or got.
+    /// Messages asked for, in a closed loop after the warm-up, or, where that is the goal, got.
     counted: AtomicU64,
     /// Open loop: calls let go, one semaphore per connection.
     released: Vec<Arc<Semaphore>>,
@@ -254,22 +266,18 @@ where
     /// The next call, once it is due; `None` when the goal needs no more.
     async fn next(&self) -> Option<Slot> {
         let course = &*self.course;
-        let due = match course.plan.rate {
-            None => Instant::now(),
-            Some(_) => {
-                course.released[self.connection as usize].acquire().await.ok()?.forget();
-                let nth = self.taken.replace_with(|taken| *taken + 1);
-                course.due(nth * u64::from(course.plan.connections) + u64::from(self.connection))
-            }
-        };
-        let messages = course.admit(Instant::now(), due)?;
-        Some(Slot { due, messages })
+        if course.plan.rate.is_none() {
+            return course.admit_now(Instant::now());
+        }
+        course.released[self.connection as usize].acquire().await.ok()?.forget();
+        let nth = self.taken.replace_with(|taken| *taken + 1);
+        course.admit_due(nth * u64::from(course.plan.connections) + u64::from(self.connection), Instant::now())
     }
 
     fn record(&self, slot: Slot, done: &Done) {
         let end = Instant::now();
         let mut tally = self.tally.borrow_mut();
-        if !self.course.is_measured(slot.due, end) {
+        if !self.course.is_measured(slot, end) {
             tally.pass(done.messages);
         } else if done.messages > 0 {
             tally.measure(done.messages, end);
@@ -294,26 +302,37 @@ impl Course {
         self.start() + Duration::from_secs_f64((n * self.plan.batch) as f64 / rate)
     }
 
-    /// Messages that a call that starts now should ask for; `None` when none should start.
-    fn admit(&self, now: Instant, due: Instant) -> Option<u64> {
+    /// A call of a closed loop; `None` when none should start any more.
+    fn admit_now(&self, now: Instant) -> Option<Slot> {
         let warm = self.start() + self.plan.warmup;
         let batch = self.plan.batch;
+        let slot = Slot { due: now, messages: batch, warmup: now < warm };
         match self.plan.goal {
-            Goal::Time(time) => {
-                let late = if self.plan.rate.is_some() { LATE_MAX } else { Duration::ZERO };
-                if due >= warm + time || now >= warm + time + late {
-                    return None;
-                }
-                self.counted.fetch_add(batch, Ordering::Relaxed);
-                Some(batch)
-            }
-            Goal::Ask(_) if due < warm => Some(batch),
+            Goal::Time(time) => (now < warm + time).then_some(slot),
+            Goal::Ask(_) if slot.warmup => Some(slot),
             Goal::Ask(count) => {
                 let before = self.counted.fetch_add(batch, Ordering::Relaxed);
-                (before < count).then(|| batch.min(count - before))
+                (before < count).then(|| Slot { messages: batch.min(count - before), ..slot })
             }
-            Goal::Get(count) => (self.counted.load(Ordering::Relaxed) < count).then_some(batch),
+            Goal::Get(count) => (self.counted.load(Ordering::Relaxed) < count).then_some(slot),
         }
+    }
+
+    /// The n-th call of an open loop; `None` when it is not of the plan, or too late.
+    fn admit_due(&self, n: u64, now: Instant) -> Option<Slot> {
+        let plan = &self.plan;
+        let calls = calls_planned(plan);
+        let end = self.start() + plan.warmup + plan.time();
+        if n >= calls.all || (matches!(plan.goal, Goal::Time(_)) && now >= end + LATE_MAX) {
+            return None;
+        }
+        let after_warmup = n.checked_sub(calls.warmup);
+        let messages = match (plan.goal, after_warmup) {
+            (Goal::Ask(count), Some(n)) => plan.batch.min(count - n * plan.batch),
+            _ => plan.batch,
+        };
+        self.counted.fetch_add(messages, Ordering::Relaxed);
+        Some(Slot { due: self.due(n), messages, warmup: after_warmup.is_none() })
     }
 
     fn got(&self, messages: u64) {
@@ -326,11 +345,11 @@ impl Course {
 
     /// Whether a call counts. In a closed loop that runs for a time, what ends within it does. In an open loop, what is
     /// due within it does, however late it ends: to leave out the slow ones would flatter the server.
-    fn is_measured(&self, due: Instant, end: Instant) -> bool {
+    fn is_measured(&self, slot: Slot, end: Instant) -> bool {
         let warm = self.start() + self.plan.warmup;
         match self.plan.goal {
             Goal::Time(time) if self.plan.rate.is_none() => end >= warm && end < warm + time,
-            Goal::Time(_) | Goal::Ask(_) => due >= warm,
+            Goal::Time(_) | Goal::Ask(_) => !slot.warmup,
             Goal::Get(_) => end >= warm,
         }
     }
@@ -340,7 +359,7 @@ impl Course {
 /// loop.
 fn pace(course: &Course, start: Instant, threads: &[thread::JoinHandle<Tally>]) -> u64 {
     let plan = &course.plan;
-    let calls = calls_planned(plan);
+    let calls = calls_planned(plan).all;
     let mut released = 0;
     while released < calls && !is_over(course, start, threads) {
         let now = Instant::now();
@@ -350,7 +369,7 @@ fn pace(course: &Course, start: Instant, threads: &[thread::JoinHandle<Tally>]) 
         }
         thread::sleep(course.due(released).saturating_duration_since(Instant::now()).min(PACER_SLEEP_MAX));
     }
-    // Each worker that still waits gets one more turn, in which it finds that the goal is reached.
+    // Each worker gets one more turn, in which it finds that there is no such call.
     course.released.iter().for_each(|permits| permits.add_permits(plan.in_flight as usize));
     while !is_over(course, start, threads) {
         thread::sleep(PACER_SLEEP_MAX);
@@ -358,15 +377,23 @@ fn pace(course: &Course, start: Instant, threads: &[thread::JoinHandle<Tally>]) 
     released * plan.batch
 }
 
-/// Calls of an open loop from its start to its end; 0 for a closed loop.
-fn calls_planned(plan: &Plan) -> u64 {
-    let Some(rate) = plan.rate else { return 0 };
-    let warm = (plan.warmup.as_secs_f64() * rate / plan.batch as f64).ceil() as u64;
-    match plan.goal {
-        Goal::Time(time) => ((plan.warmup + time).as_secs_f64() * rate / plan.batch as f64).ceil() as u64,
-        Goal::Ask(count) => warm + count.div_ceil(plan.batch),
+/// Calls of an open loop, from its start.
+struct Calls {
+    warmup: u64,
+    all: u64,
+}
+
+/// None for a closed loop.
+fn calls_planned(plan: &Plan) -> Calls {
+    let Some(rate) = plan.rate else { return Calls { warmup: 0, all: 0 } };
+    let within = |time: Duration| (time.as_secs_f64() * rate / plan.batch as f64).ceil() as u64;
+    let warmup = within(plan.warmup);
+    let all = match plan.goal {
+        Goal::Time(time) => within(plan.warmup + time),
+        Goal::Ask(count) => warmup + count.div_ceil(plan.batch),
         Goal::Get(_) => u64::MAX,
-    }
+    };
+    Calls { warmup, all }
 }
 
 fn is_over(course: &Course, start: Instant, threads: &[thread::JoinHandle<Tally>]) -> bool {

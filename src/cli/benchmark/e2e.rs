@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     args::{self, Load},
     consume,
-    drive::{self, Done, Goal, Outcome, Plan, Slot},
+    drive::{self, Done, Goal, Outcome, Plan},
     produce::{self, Shape},
     tally::Report,
 };
@@ -72,8 +72,8 @@ struct Run {
 }
 
 impl Run {
-    fn note(&self, slot: Slot) -> String {
-        format!("{}:{}", self.id, slot.due.saturating_duration_since(self.origin).as_nanos())
+    fn note(&self, due: Instant) -> String {
+        format!("{}:{}", self.id, due.saturating_duration_since(self.origin).as_nanos())
     }
 
     /// When a message of this run was due, from the origin.
@@ -133,7 +133,7 @@ fn send(args: &Args, run: Run) -> anyhow::Result<Outcome> {
     let plan = produce::plan(&args.load, &args.shape, Goal::Time(args.duration), Some(args.rate));
     let body = produce::body(args.shape.size);
     drive::drive(plan, CancellationToken::new(), move |connection, slot| {
-        let (body, note) = (body.clone(), run.note(slot));
+        let (body, note) = (body.clone(), run.note(slot.due));
         async move {
             connection.send(slot.messages, &body, Some((NOTE, &note))).await?;
             Ok(Done { messages: slot.messages, latencies: None })
@@ -191,8 +191,7 @@ mod tests {
     fn messages_of_another_run_have_no_latency() {
         let origin = Instant::now();
         let run = |id| Run { id, origin, warm: Duration::ZERO, arrived: Arc::default() };
-        let slot = Slot { due: origin + Duration::from_micros(1500), messages: 1 };
-        let note = run(7).note(slot);
+        let note = run(7).note(origin + Duration::from_micros(1500));
         assert_eq!(run(7).due(&note), Some(Duration::from_micros(1500)));
         assert_eq!(run(8).due(&note), None);
         assert!(["", "7", "7:", "7:x", ":1"].iter().all(|note| run(7).due(note).is_none()));

@@ -204,7 +204,7 @@ func parse(cmd string, rest []string) *arguments {
 		usage("--endpoint and --topic are needed")
 	}
 	known := map[string]string{
-		"produce": `^$`, "simple": `^(ack|nothing|change:\d+|ack-after-attempt:\d+)$`, "push": `^(ack|fail|fail-until:\d+)$`,
+		"produce": `^$`, "simple": `^(ack|nothing|change:\d+|ack-after-attempt:\d+)$`, "push": `^(ack|fail|fail-until:\d+|slow:\d+)$`,
 	}[cmd]
 	if !regexp.MustCompile(known).MatchString(a.onMessage) {
 		usage("--on-message " + a.onMessage + "?")
@@ -431,12 +431,15 @@ func push(a *arguments) {
 	succeeded := map[string]bool{}
 	full := make(chan struct{})
 	consume := func(m *rmq.MessageView) rmq.ConsumerResult {
-		ok := kind == "ack" || kind == "fail-until" && int64(m.GetDeliveryAttempt()) >= n
+		ok := kind == "ack" || kind == "slow" || kind == "fail-until" && int64(m.GetDeliveryAttempt()) >= n
 		result := map[bool]string{true: "success", false: "failure"}[ok]
 		received(m, fields{"result": result})
 		c.add("received")
 		if !ok {
 			return rmq.FAILURE
+		}
+		if kind == "slow" {
+			time.Sleep(ms(n))
 		}
 		lock.Lock()
 		defer lock.Unlock()

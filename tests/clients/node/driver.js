@@ -113,7 +113,7 @@ function args() {
   };
   if (cmd !== 'version' && (!a.endpoint || !a.topic)) usage('--endpoint and --topic are needed');
   if ((cmd === 'simple' || cmd === 'push') && !a.group) usage('--group is needed');
-  const known = { simple: /^(ack|nothing|change:\d+|ack-after-attempt:\d+)$/, push: /^(ack|fail|fail-until:\d+)$/ }[cmd];
+  const known = { simple: /^(ack|nothing|change:\d+|ack-after-attempt:\d+)$/, push: /^(ack|fail|fail-until:\d+|slow:\d+)$/ }[cmd];
   if (known && !known.test(a.onMessage)) usage(`--on-message ${a.onMessage}?`);
   return a;
 }
@@ -256,9 +256,10 @@ async function push() {
   });
   const messageListener = {
     async consume(m) {
-      const ok = kind === 'ack' || (kind === 'fail-until' && (m.deliveryAttempt ?? 0) >= Number(n));
+      const ok = kind === 'ack' || kind === 'slow' || (kind === 'fail-until' && (m.deliveryAttempt ?? 0) >= Number(n));
       received(m, { result: ok ? 'success' : 'failure' });
       state.received++;
+      if (kind === 'slow') await sleep(Number(n));
       if (ok) succeeded.add(m.messageId);
       state.succeeded = succeeded.size;
       if (a.count > 0 && succeeded.size >= a.count) full();

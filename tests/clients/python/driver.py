@@ -273,8 +273,10 @@ def push(a, mq, config):
 
     class Listener(mq.MessageListener):
         def consume(self, m):
-            ok = kind == "ack" or (kind == "fail-until" and (m.delivery_attempt or 0) >= int(n))
+            ok = kind in ("ack", "slow") or (kind == "fail-until" and (m.delivery_attempt or 0) >= int(n))
             received(m, result="success" if ok else "failure")
+            if kind == "slow":
+                time.sleep(int(n) / 1000)
             with lock:
                 state["received"] += 1
                 if ok:
@@ -313,7 +315,7 @@ def main():
             finish(4, "unsupported", what="TLS without --ca: this client trusts the system roots only")
         os.environ["GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"] = a.ca
     kind, _, n = a.cmd != "produce" and a.on_message.partition(":") or ("", "", "")
-    known = {"simple": r"ack|nothing|change:\d+|ack-after-attempt:\d+", "push": r"ack|fail|fail-until:\d+"}
+    known = {"simple": r"ack|nothing|change:\d+|ack-after-attempt:\d+", "push": r"ack|fail|fail-until:\d+|slow:\d+"}
     if a.cmd in known and not re.fullmatch(known[a.cmd], a.on_message):
         print(f"driver: --on-message {a.on_message}?", file=sys.stderr)
         os._exit(1)

@@ -1,6 +1,9 @@
 //! What is sent arrives, whole, once, and only where it is wanted.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{Ipv6Addr, TcpListener},
+};
 
 use super::{
     driver::{ids, of},
@@ -47,6 +50,21 @@ pub fn push_consumer_receives_what_was_produced(stage: &mut Stage) {
     let sent = stage.run(&format!("produce --topic {TOPIC} --count {COUNT} {FULL}"));
     everything_arrived_once_and_whole(&sent, &consumer.done());
     stage.settles(TOPIC, GROUP);
+}
+
+/// The route names the address that the client dialled, which is the only one that it is known to reach.
+pub fn a_client_goes_on_with_the_address_that_it_dialled(stage: &mut Stage) {
+    let mut hosts = vec!["localhost"];
+    let has_ipv6 = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
+    if has_ipv6 && stage.client().dials_ipv6() {
+        hosts.push("[::1]");
+    }
+    for host in hosts {
+        stage.dial(host);
+        let sent = stage.run(&format!("produce --topic {TOPIC} --count {COUNT}"));
+        let consumed = stage.run(&format!("simple --topic {TOPIC} --group {GROUP} --count {COUNT}"));
+        assert_eq!(ids(&consumed, "acked"), ids(&sent, "sent"), "at {host}");
+    }
 }
 
 /// The wanted messages come last, so that a consumer that has them has passed all others.

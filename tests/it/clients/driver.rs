@@ -56,6 +56,10 @@ impl Client {
     pub fn receives_at_most_4_mib_in_all(self) -> bool {
         matches!(self, Self::Node | Self::Rust)
     }
+    /// Node.js and Python take the first colon for the one before the port.
+    pub fn dials_ipv6(self) -> bool {
+        !matches!(self, Self::Node | Self::Python)
+    }
     /// Node.js does not know the customized back-off and asks for its failed messages at once.
     pub fn waits_before_it_retries(self) -> bool {
         self != Self::Node

@@ -39,14 +39,16 @@ macro_rules! claims {
 macro_rules! claims_of_simple_consumers {
     ($client:expr) => {
         claims! { $client;
-            deliver: simple_consumer_receives_what_was_produced, simple_consumer_receives_only_the_tags_it_asked_for;
+            deliver: simple_consumer_receives_what_was_produced, simple_consumer_receives_only_the_tags_it_asked_for,
+                a_client_goes_on_with_the_address_that_it_dialled;
             redeliver: an_unacked_message_comes_again_after_its_invisible_time,
                 a_message_goes_to_the_dead_letter_topic_after_its_last_attempt;
             groups: two_consumers_of_a_group_share_its_messages, two_groups_both_receive_everything;
             limits: a_body_of_4_mib_less_one_is_accepted_and_a_larger_one_refused,
                 a_bad_topic_tag_key_and_group_are_refused_with_their_codes;
             tls: tls_and_plaintext_are_served_on_one_port;
-            crash: a_killed_server_loses_nothing_acknowledged;
+            crash: a_killed_server_loses_nothing_acknowledged,
+                a_stopped_server_finishes_and_loses_nothing_acknowledged;
         }
     };
 }
@@ -65,7 +67,8 @@ macro_rules! claims_of_push_consumers {
         claims! { $client;
             deliver: push_consumer_receives_what_was_produced, push_consumer_receives_only_the_tags_it_asked_for;
             redeliver: a_message_that_a_listener_failed_comes_again,
-                a_message_that_a_listener_always_fails_goes_to_the_dead_letter_topic;
+                a_message_that_a_listener_always_fails_goes_to_the_dead_letter_topic,
+                a_listener_may_work_for_longer_than_the_invisible_time, what_a_dead_listener_had_comes_to_another;
             groups: two_push_consumers_of_a_group_share_its_messages;
             crash: a_push_consumer_goes_on_after_the_server_was_killed;
         }
@@ -76,6 +79,8 @@ mod go {
     claims_of_simple_consumers!(super::Client::Go);
     claims_of_changing_consumers!(super::Client::Go);
     claims_of_push_consumers!(super::Client::Go);
+    // The same for every client.
+    claims! { super::Client::Go; crash: a_killed_server_loses_nothing_acknowledged_with_async_flush; }
 }
 mod java {
     claims_of_simple_consumers!(super::Client::Java);

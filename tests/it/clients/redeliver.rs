@@ -84,6 +84,36 @@ pub fn a_message_that_a_listener_failed_comes_again(stage: &mut Stage) {
     stage.settles(TOPIC, GROUP);
 }
 
+pub fn a_listener_may_work_for_longer_than_the_invisible_time(stage: &mut Stage) {
+    // The rule of a minute, ten seconds and five, thirty times as fast.
+    stage.replace_server(&[
+        "defaultInvisibleTimeMills=2000",
+        "renewAheadTimeMillis=1000",
+        "renewSchedulePeriodMillis=200",
+    ]);
+    let command = format!("push --topic {TOPIC} --group {GROUP} --count 1 --on-message slow:6000");
+    let consumer = stage.start(&command).ready();
+    stage.run(&format!("produce --topic {TOPIC}"));
+    let consumed = consumer.done();
+    let attempts: Vec<u32> = of(&consumed, "received").iter().map(|e| e.attempt()).collect();
+    assert_eq!(attempts, [1], "the message came again while it was worked on");
+    stage.settles(TOPIC, GROUP);
+}
+
+pub fn what_a_dead_listener_had_comes_to_another(stage: &mut Stage) {
+    // More than the ten seconds between two heartbeats.
+    stage.replace_server(&["channelExpiredTimeout=12000"]);
+    let listen = format!("push --topic {TOPIC} --group {GROUP} --count 1 --timeout-ms 50000 --on-message");
+    let dead = stage.start(&format!("{listen} slow:60000")).ready();
+    let sent = stage.run(&format!("produce --topic {TOPIC}"));
+    dead.until("it has the message", |events| events.iter().any(|e| e.is("received")));
+    drop(dead);
+    let consumed = stage.run(&format!("{listen} ack"));
+    let received = of(&consumed, "received");
+    assert_eq!((received[0].id(), received[0].attempt()), (of(&sent, "sent")[0].id(), 2));
+    stage.settles(TOPIC, GROUP);
+}
+
 /// Reads the dead-letter topic of the group until it has as many messages as were sent.
 #[track_caller]
 fn the_dead_letters_are(stage: &Stage, sent: &[Event]) {

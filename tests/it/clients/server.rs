@@ -1,6 +1,9 @@
 //! The server of a stage: it may die and come back on the ports that clients know.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
@@ -34,17 +37,27 @@ impl Server {
         }
     }
 
+    /// Stops it as an operator does; exit code, and how long it took.
+    #[track_caller]
+    pub fn stop(&mut self) -> (Option<i32>, Duration) {
+        let running = self.running.take().expect("a server that runs");
+        let begin = Instant::now();
+        let ended = running.stop();
+        self.log += &ended.log;
+        (ended.status.code(), begin.elapsed())
+    }
+
     /// Starts it again, with what is in its store and on the ports that it had.
     pub fn start_again(&mut self) {
-        let port = |address: &str| address.rsplit(':').next().unwrap_or_default().to_owned();
         let mut settings = self.settings.clone();
         settings.push(format!("grpcServerPort={}", port(&self.endpoint)));
         settings.push(format!("adminServerPort={}", port(&self.admin)));
         self.running = Some(start(&self.dir, &settings));
     }
 
-    pub fn endpoint(&self) -> &str {
-        &self.endpoint
+    /// Port of the RocketMQ API.
+    pub fn port(&self) -> &str {
+        port(&self.endpoint)
     }
 
     /// Runs `ferromq` with these arguments against the server; what it printed as JSON.
@@ -61,6 +74,10 @@ impl Server {
         self.kill();
         &self.log
     }
+}
+
+fn port(address: &str) -> &str {
+    address.rsplit(':').next().unwrap_or_default()
 }
 
 fn start(dir: &Path, settings: &[String]) -> harness::Server {

@@ -24,6 +24,8 @@ const TAIL: usize = 40;
 pub struct Stage {
     pub server: Server,
     driver: Driver,
+    /// Where the drivers find the server.
+    host: &'static str,
     /// Arguments that every driver gets, for TLS.
     security: Vec<String>,
     traces: RefCell<Vec<Trace>>,
@@ -36,7 +38,7 @@ impl Stage {
         // Ten seconds are the shortest invisible time otherwise; the rule is the same with one.
         let settings = vec!["minInvisibleTimeMillsForRecv=1000".to_owned()];
         let server = Server::start(dir.path(), settings);
-        Self { server, driver, security: Vec::new(), traces: RefCell::default(), dir: Some(dir) }
+        Self { server, driver, host: "127.0.0.1", security: Vec::new(), traces: RefCell::default(), dir: Some(dir) }
     }
 
     pub fn client(&self) -> Client {
@@ -50,9 +52,15 @@ impl Stage {
 
     /// Ends the server and starts another one with these settings in its place, in the same directory.
     #[track_caller]
-    pub fn replace_server(&mut self, settings: Vec<String>) {
+    pub fn replace_server(&mut self, settings: &[&str]) {
         self.server.kill();
+        let settings = settings.iter().map(|&setting| setting.to_owned()).collect();
         self.server = Server::start(&self.dir(), settings);
+    }
+
+    /// What the drivers call the server from now on.
+    pub fn dial(&mut self, host: &'static str) {
+        self.host = host;
     }
 
     /// Arguments that every driver gets from now on.
@@ -69,7 +77,8 @@ impl Stage {
     pub fn start_with(&self, command: &str, more: &[&str]) -> Run {
         let mut words: Vec<&str> = command.split_whitespace().collect();
         words.extend(more);
-        words.extend(["--endpoint", self.server.endpoint()]);
+        let endpoint = format!("{}:{}", self.host, self.server.port());
+        words.extend(["--endpoint", &endpoint]);
         words.extend(self.security.iter().map(String::as_str));
         let number = self.traces.borrow().len();
         let run = self.driver.start(&self.dir(), number, &words);

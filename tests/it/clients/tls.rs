@@ -34,9 +34,7 @@ fn certify(stage: &mut Stage) {
     let (certificate, key) = (stage.dir().join("certificate.pem"), stage.dir().join("key.pem"));
     fs::write(&certificate, made.cert.pem()).expect("a stage can be written");
     fs::write(&key, made.signing_key.serialize_pem()).expect("a stage can be written");
-    stage.replace_server(vec![
-        format!("tlsCertPath={}", certificate.display()),
-        format!("tlsKeyPath={}", key.display()),
-    ]);
+    stage
+        .replace_server(&[&format!("tlsCertPath={}", certificate.display()), &format!("tlsKeyPath={}", key.display())]);
     stage.secure(&["--tls", "--ca", &certificate.display().to_string()]);
 }

@@ -57,6 +57,31 @@ fn asking_for_a_number_of_messages_sends_exactly_that_many() {
     assert_eq!(paced.tally.messages(), 500);
     // The last of them was due 99.8 ms after the start.
     assert!(paced.elapsed >= Duration::from_millis(99), "{:?}", paced.elapsed);
+    let warmup = Duration::from_millis(30);
+    let warmed = send(Plan { rate: Some(5000.0), batch: 7, warmup, ..plan(Goal::Ask(100)) });
+    let report = warmed.tally.report(warmed.elapsed, 4, 0);
+    // 22 batches are due in the warm-up.
+    assert_eq!((report.messages, warmed.tally.messages()), (100, 100 + 22 * 7), "{report}");
+}
+
+/// A connection that was ahead of the others took the turns in which its workers would have seen the end, and the load
+/// then waited for its limit.
+#[test]
+fn a_paced_load_hung_when_one_connection_was_slower_than_another() {
+    let plan = Plan { rate: Some(100_000.0), in_flight: 1, connections: 2, ..plan(Goal::Ask(100)) };
+    let limit = plan.limit;
+    let slow = Arc::new(AtomicU32::new(0));
+    let begun = Instant::now();
+    let outcome = drive(plan, CancellationToken::new(), move |_, slot| {
+        let is_first = slow.fetch_add(1, Ordering::Relaxed) == 0;
+        async move {
+            tokio::time::sleep(Duration::from_millis(if is_first { 200 } else { 0 })).await;
+            Ok(Done { messages: slot.messages, latencies: None })
+        }
+    })
+    .unwrap();
+    assert_eq!(outcome.tally.messages(), 100);
+    assert!(begun.elapsed() < limit / 2, "{:?}", begun.elapsed());
 }
 
 #[test]
@@ -112,11 +137,11 @@ fn an_open_loop_that_is_too_fast_says_what_it_did_not_send() {
 
 #[test]
 fn failed_calls_are_counted_and_told() {
-    let time = Duration::from_millis(100);
-    let outcome = drive(plan(Goal::Time(time)), CancellationToken::new(), |_, _| async { anyhow::bail!("no room") });
+    let outcome = drive(plan(Goal::Ask(5)), CancellationToken::new(), |_, _| async { anyhow::bail!("no room") });
     let outcome = outcome.unwrap();
     let report = outcome.tally.report(outcome.elapsed, 0, 0);
-    assert!(report.failed_calls > 0 && !report.is_clean());
+    assert_eq!(report.failed_calls, 5);
+    assert!(!report.is_clean());
     assert_eq!(report.errors, ["no room"]);
 }
 

@@ -472,10 +472,13 @@ public final class Driver {
             .setConsumerGroup(a.need("group"))
             .setSubscriptionExpressions(subscriptions())
             .setMessageListener(m -> {
-                boolean ok = action[0].equals("ack")
+                boolean ok = action[0].equals("ack") || action[0].equals("slow")
                     || action[0].equals("fail-until") && m.getDeliveryAttempt() >= n;
                 received(m, "result", ok ? "success" : "failure");
                 counts.add("received");
+                if (action[0].equals("slow")) {
+                    sleep(n);
+                }
                 synchronized (succeeded) {
                     if (ok && succeeded.add(m.getMessageId().toString())
                         && counts.add("succeeded") == a.number("count", 0)) {
@@ -524,7 +527,7 @@ public final class Driver {
                 new Driver(a).simple();
             }
             case "push" -> {
-                if (!onMessage.matches("ack|fail|fail-until:\\d+")) {
+                if (!onMessage.matches("ack|fail|fail-until:\\d+|slow:\\d+")) {
                     usage("--on-message " + onMessage + "?");
                 }
                 new Driver(a).push();
