@@ -234,7 +234,12 @@ impl Broker {
             match message {
                 Ok(message) if filter.matches(&message) => deliveries.push(batch.delivery(&booked, message)),
                 Ok(_) => passed.push(booked),
-                Err(error @ ReadError::Io { .. }) => {
+                // Only what lies before the log's start was deleted. Anything else that cannot be read now may be read later.
+                Err(error @ (ReadError::Io { .. } | ReadError::Queue(_) | ReadError::Index(_))) => {
+                    failure = Some(error);
+                    unread.push(booked);
+                }
+                Err(error @ ReadError::Gone(at)) if at >= store.start() => {
                     failure = Some(error);
                     unread.push(booked);
                 }
