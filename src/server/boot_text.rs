@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    config::{Config, Loaded},
+    config::{Config, Loaded, environment::program},
     proxy::{Listener, TlsMode},
     store::FlushPolicy,
 };
@@ -94,7 +94,8 @@ fn next(config: &Config) -> String {
     let port = config.proxy.listeners.first().map_or(0, |l| l.listen.port());
     let endpoint =
         if port == 8081 { String::new() } else { format!(" --endpoint {}", SocketAddr::from(([127, 0, 0, 1], port))) };
-    format!("ferromq produce TopicTest hello{endpoint} && ferromq consume TopicTest --group test{endpoint}")
+    let ferromq = program();
+    format!("{ferromq} produce TopicTest hello{endpoint} && {ferromq} consume TopicTest --group test{endpoint}")
 }
 
 #[cfg(test)]
@@ -120,7 +121,7 @@ mod tests {
             "recovery  nothing cut",
             "SYNC_FLUSH: ",
             "no file read",
-            "ferromq produce TopicTest",
+            " produce TopicTest",
         ] {
             assert!(text.contains(part), "no {part:?} in\n{text}");
         }

@@ -10,6 +10,7 @@
 
 mod accept;
 mod boot_text;
+mod descriptors;
 mod listen;
 mod loops;
 mod ports_file;
@@ -29,7 +30,7 @@ use crate::{
     drain::Drain,
     proxy::{self, Proxy},
     runtime::Workers,
-    store::{self, FlushPolicy, Poisoned, RealDisk, Report, Store, disk::Disk},
+    store::{self, FlushPolicy, Health, Poisoned, RealDisk, Report, Store, disk::Disk},
     types::{Clock, SystemClock},
 };
 
@@ -64,6 +65,9 @@ pub fn run(loaded: Loaded, ports_file: Option<PathBuf>) -> Result<(), Error> {
         let _in_control = control.enter();
         signals().map_err(Error::Threads)?
     };
+    if let Some(path) = &ports_file {
+        ports_file::remove(path).map_err(|source| Error::PortsFile { path: path.clone(), source })?;
+    }
     run_on(control, Arc::new(RealDisk), loaded, signals, |ready| {
         // Before the text: who waits for that finds the file.
         if let Some(path) = ports_file {
@@ -91,6 +95,7 @@ fn run_on(
     announce: impl FnOnce(Ready<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let in_control = control.enter();
+    descriptors::share_out(&mut loaded.config);
     // Before anything that takes long: a port that is taken is told at once. Nobody can connect until they listen.
     let sockets = listen::bind(&mut loaded.config)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
@@ -101,6 +106,11 @@ fn run_on(
         served
     });
     store.close();
+    // The last flush may have been the one that failed.
+    let served = served.and_then(|()| match store.health() {
+        Health::Poisoned(why) => Err(Error::Poisoned(why)),
+        Health::Ready | Health::Full { .. } => Ok(()),
+    });
     drop(in_control);
     control.shutdown_timeout(LOOPS_GRACE);
     if served.is_ok() {

@@ -4,6 +4,14 @@ use std::{fs, io, path::Path};
 
 use super::listen::Ports;
 
+/// Removes what an earlier server left: whoever waits for the file is not to read that one's ports.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
 /// Writes it whole or not at all, so that whoever waits for the file never reads half of it.
 pub fn write(path: &Path, ports: &Ports) -> io::Result<()> {
     let mut name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?.to_owned();

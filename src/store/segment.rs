@@ -157,5 +157,8 @@ impl Segment {
 
 /// True when an error means that there is no room, and nothing else is wrong.
 pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    use rustix::io::Errno;
+    // A process without a free file descriptor has one again when a connection closes.
+    let no_descriptor = [Errno::MFILE, Errno::NFILE].iter().any(|e| error.raw_os_error() == Some(e.raw_os_error()));
+    no_descriptor || matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -132,9 +132,7 @@ impl Permit {
         if calls > limits.calls_max {
             return Some(too_many(format!("{calls} calls are under way, the most is {}", limits.calls_max)));
         }
-        // What is small and makes room (acks above all) is let in for longer.
-        let large = matches!(self.method, Method::Send | Method::Receive);
-        (large && self.over_bytes()).then(|| self.refusal(Cut::Load))
+        (self.is_large() && self.over_bytes()).then(|| self.refusal(Cut::Load))
     }
 
     fn request_max(&self) -> usize {
@@ -155,7 +153,12 @@ impl Permit {
         if self.bytes.load(Relaxed) > self.request_max() {
             return Err(Cut::Size);
         }
-        if self.over_bytes() { Err(Cut::Load) } else { Ok(()) }
+        if self.is_large() && self.over_bytes() { Err(Cut::Load) } else { Ok(()) }
+    }
+
+    /// What is small and makes room (acks above all) is let in for longer.
+    fn is_large(&self) -> bool {
+        matches!(self.method, Method::Send | Method::Receive)
     }
 
     fn refusal(&self, cut: Cut) -> Refusal {

@@ -24,6 +24,8 @@ pub struct Routes {
     send: MessagingServiceServer<Messaging>,
     /// The same handlers for messages of a smaller size.
     control: MessagingServiceServer<Messaging>,
+    /// And for Telemetry, whose streams stay open: a message that never ends is held for as long.
+    telemetry: MessagingServiceServer<Messaging>,
     foreign: Foreign,
 }
 
@@ -32,7 +34,9 @@ impl Routes {
         let server = MessagingServiceServer::new(messaging).accept_compressed(CompressionEncoding::Gzip);
         Self {
             send: server.clone().max_decoding_message_size(limits.inbound_bytes_max),
-            control: server.max_decoding_message_size(limits.control_bytes_max),
+            control: server.clone().max_decoding_message_size(limits.control_bytes_max),
+            // Settings that are somewhat too large are refused in words.
+            telemetry: server.max_decoding_message_size(2 * limits.settings_bytes_max),
             foreign,
         }
     }
@@ -55,7 +59,8 @@ where
     fn call(&mut self, request: http::Request<Metered<B>>) -> Self::Future {
         match Method::of(request.uri().path()) {
             Method::Send => self.send.call(request),
-            Method::Receive | Method::Telemetry | Method::Other => self.control.call(request),
+            Method::Telemetry => self.telemetry.call(request),
+            Method::Receive | Method::Other => self.control.call(request),
             Method::Foreign => Box::pin(self.foreign.call(request.map(tonic::body::Body::new))),
         }
     }
