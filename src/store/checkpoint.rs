@@ -77,14 +77,12 @@ impl CheckpointFile {
         root.join("checkpoint")
     }
 
-    /// Opens the file, made if need be, and reads it.
+    /// Opens the file, made if need be, and reads it. A new one lasts once it was written and its directory synced.
     pub(super) fn open(disk: &dyn Disk, root: &Path) -> io::Result<(Self, Found)> {
         let path = Self::path(root);
         let file = match disk.open(&path, Open::Create) {
             Ok(file) => {
                 file.set_len(LEN as u64)?;
-                file.sync()?;
-                disk.sync_dir(root)?;
                 return Ok((Self { file, writes: 0 }, Found::Nothing));
             }
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => disk.open(&path, Open::Write)?,
@@ -108,6 +106,15 @@ impl CheckpointFile {
 
     /// Writes and syncs it. Once it failed it must not be called again.
     pub(super) fn write(&mut self, checkpoint: &Checkpoint) -> io::Result<()> {
+        // Nothing was promised before the first write, so both copies may be torn; after it both are there.
+        if self.writes == 0 {
+            self.put(checkpoint)?;
+        }
+        self.put(checkpoint)?;
+        self.file.sync()
+    }
+
+    fn put(&mut self, checkpoint: &Checkpoint) -> io::Result<()> {
         self.writes += 1;
         let times = [checkpoint.stored_at, checkpoint.derived_at, checkpoint.derived_at].map(Timestamp::as_millis);
         let mut copy = Vec::with_capacity(COPY_LEN);
@@ -130,8 +137,7 @@ impl CheckpointFile {
         times.iter().for_each(|time| apache.put_i64(*time));
         apache.put_i64(0);
         apache.put_i64(checkpoint.durable.to_wire());
-        self.file.write(0, &apache)?;
-        self.file.sync()
+        self.file.write(0, &apache)
     }
 }
 
@@ -179,7 +185,9 @@ mod tests {
     }
 
     fn open(disk: &SimDisk) -> (CheckpointFile, Found) {
-        CheckpointFile::open(disk, Path::new("/")).expect("it opens")
+        let opened = CheckpointFile::open(disk, Path::new("/")).expect("it opens");
+        disk.sync_dir(Path::new("/")).expect("it is synced");
+        opened
     }
 
     #[test]
@@ -218,9 +226,9 @@ mod tests {
         let disk = SimDisk::new();
         let (mut file, _) = open(&disk);
         (1..=2).for_each(|n| file.write(&checkpoint(n)).expect("it is written"));
-        disk.flip_bit("/checkpoint", 512 + 30, 3).expect("it flips");
-        assert_eq!(open(&disk).1, Found::Ours(checkpoint(1)));
         disk.flip_bit("/checkpoint", 1024 + 30, 3).expect("it flips");
+        assert_eq!(open(&disk).1, Found::Ours(checkpoint(1)));
+        disk.flip_bit("/checkpoint", 512 + 30, 3).expect("it flips");
         assert_eq!(open(&disk).1, Found::Broken);
     }
 

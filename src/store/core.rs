@@ -91,12 +91,10 @@ impl Core {
 
         let recovery = Recovery { config: &config, disk: &disk, clock: &clock, checkpoint: found, is_clean };
         let recovered = recovery.run()?;
-        // Before the first append: a crash from now on must find the store not closed, and our checkpoint. Twice, so
-        // that both copies are there.
+        // Before the first append: a crash from now on must find our checkpoint, and the store not closed.
+        file.write(&recovered.checkpoint).map_err(io("writing", path))?;
         abort.create().map_err(io("writing", abort.path()))?;
-        for _ in 0..2 {
-            file.write(&recovered.checkpoint).map_err(io("writing", path.clone()))?;
-        }
+        disk.sync_dir(&root).map_err(io("syncing", root.clone()))?;
         let Recovered { log, queues, index, checkpoint, report } = recovered;
         match log.write_first_stretch() {
             // What is stored can be consumed; sends are refused until there is room.
@@ -294,6 +292,7 @@ impl Abort<'_> {
         self.root.join("abort")
     }
 
+    /// The caller syncs the directory.
     fn create(&self) -> io::Result<()> {
         let file = match self.disk.open(&self.path(), Open::Create) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => self.disk.open(&self.path(), Open::Write)?,
@@ -306,8 +305,7 @@ impl Abort<'_> {
             Err(e) if is_full(&e) => file.set_len(0)?,
             other => other?,
         }
-        file.sync()?;
-        self.disk.sync_dir(&self.root)
+        file.sync()
     }
 
     fn remove(&self) -> io::Result<()> {

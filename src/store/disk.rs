@@ -62,6 +62,11 @@ pub trait File: Send + Sync {
     fn read_into(&self, at: u64, buf: &mut [u8]) -> io::Result<()>;
     /// Writes all of `bytes` at `at`.
     fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()>;
+    /// [`File::write`] over bytes that were written before, for many small writes of which no reader has a slice. It may
+    /// go through a map: the kernel has the bytes when it returns, and only a later [`File::sync`] reports an error.
+    fn overwrite(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.write(at, bytes)
+    }
     /// Returns once every byte written before the call is on the device, and the length with it.
     fn sync(&self) -> io::Result<()>;
     /// Asks the kernel to start writing a range back, without waiting.

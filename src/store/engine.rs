@@ -152,10 +152,6 @@ impl Store {
     pub fn end(&self) -> PhysicalOffset {
         self.core.log.tail.lock().end
     }
-    /// The log's beginning: what lies before it, retention has deleted.
-    pub fn begin(&self) -> PhysicalOffset {
-        self.core.log.segments.first().map_or(PhysicalOffset::ZERO, |first| first.base())
-    }
     pub fn watermarks(&self) -> Watermarks {
         self.core.log.marks.get()
     }

@@ -8,7 +8,7 @@ use super::{
     commit_log::CommitLog,
     derived,
     index_file::{Index, IsFull, Key},
-    scan::{Scanned, scan},
+    scan::{Reading, Scanned, scan},
 };
 use crate::types::{PhysicalOffset, SysFlag, Timestamp, TopicName, properties::key};
 
@@ -23,12 +23,23 @@ pub(super) struct Indexing {
     index: Index,
     next: Mutex<PhysicalOffset>,
     apache_until: PhysicalOffset,
+    /// Where this run began to write.
+    opened_at: PhysicalOffset,
 }
 
 impl Indexing {
     /// `next` is where the index's files leave off.
-    pub(super) fn new(index: Index, next: PhysicalOffset, apache_until: PhysicalOffset) -> Self {
-        Self { index, next: Mutex::new(next), apache_until }
+    pub(super) fn new(
+        index: Index,
+        next: PhysicalOffset,
+        apache_until: PhysicalOffset,
+        opened_at: PhysicalOffset,
+    ) -> Self {
+        Self { index, next: Mutex::new(next), apache_until, opened_at }
+    }
+
+    fn reading(&self, at: PhysicalOffset) -> Reading {
+        if at < self.opened_at { Reading::Checked { apache_until: self.apache_until } } else { Reading::Fresh }
     }
 
     /// Reads the log up to `until`, which is dispatched, or some of the way; writes what does not fit in memory if its
@@ -38,7 +49,10 @@ impl Indexing {
         let until = until.min(next.plus(FOLLOW_MAX));
         while *next < until {
             let mut full_at = None;
-            let end = scan(&log.segments, *next..until, self.apache_until, |record| {
+            let reading = self.reading(*next);
+            // What this run wrote is read differently from what it found.
+            let stop = if *next < self.opened_at { until.min(self.opened_at) } else { until };
+            let end = scan(&log.segments, *next..stop, reading, |record| {
                 if full_at.is_none() && self.insert(record).is_err() {
                     full_at = Some(record.at);
                 }
@@ -51,11 +65,11 @@ impl Indexing {
                     }
                     self.index.flush(at)?;
                 }
-                None if end.at >= until => *next = end.at,
+                None if end.at >= stop => *next = end.at,
                 None => {
                     // A damaged record hides where the next one starts, up to the end of its file.
                     tracing::error!(at = %end.at, defect = ?end.defect, "the log is damaged; keys behind are not indexed");
-                    *next = log.segments.find(end.at).map_or(until, |segment| segment.end().min(until));
+                    *next = log.segments.find(end.at).map_or(stop, |segment| segment.end().min(stop));
                 }
             }
         }

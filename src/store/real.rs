@@ -5,7 +5,7 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use rustix::fs::FlockOperation;
 
 use super::{
     disk::{Disk, File, Open, Space},
-    mmap,
+    mmap::{self, Overlay},
 };
 
 /// The machine's file system.
@@ -34,7 +34,8 @@ impl Disk for RealDisk {
                 options.write(true).create_new(true);
             }
         }
-        Ok(Arc::new(RealFile { file: options.open(path)?, path: path.to_owned(), map: RwLock::default() }))
+        let (map, overlay) = (RwLock::default(), OnceLock::new());
+        Ok(Arc::new(RealFile { file: options.open(path)?, path: path.to_owned(), map, overlay }))
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -108,7 +109,6 @@ impl Disk for RealDisk {
         })?;
         if file.metadata()?.len() == 0 {
             file.write_all(b"lock")?;
-            file.sync_all()?;
         }
         Ok(Box::new(file))
     }
@@ -119,6 +119,8 @@ struct RealFile {
     path: PathBuf,
     /// Made by the first read, over the length that the file then has.
     map: RwLock<Bytes>,
+    /// Made by the first overwrite.
+    overlay: OnceLock<Option<Overlay>>,
 }
 
 impl RealFile {
@@ -171,6 +173,15 @@ impl File for RealFile {
 
     fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all_at(bytes, at)
+    }
+
+    fn overwrite(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        // Where the file cannot be mapped, calls do.
+        let overlay = self.overlay.get_or_init(|| Overlay::over(&self.file).ok());
+        match overlay.as_ref().is_some_and(|overlay| overlay.write(at, bytes)) {
+            true => Ok(()),
+            false => self.write(at, bytes),
+        }
     }
 
     fn sync(&self) -> io::Result<()> {

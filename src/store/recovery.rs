@@ -28,7 +28,7 @@ use super::{
     indexing::Indexing,
     record::Defect,
     report::Torn,
-    scan::{End, Scanned, scan},
+    scan::{End, Reading, Scanned, scan},
     segment::Segment,
     segments::{LoadError, Segments},
 };
@@ -65,24 +65,25 @@ impl Recovery<'_> {
         self.disk.create_dir_all(&dir).map_err(|source| OpenError::Directory { path: dir.clone(), source })?;
         let segments = self.load()?;
         let known = self.known()?;
+        let is_new = segments.first().is_none();
         let start = self.start(&segments, known)?;
         let (queues, loaded) = self.queues(&segments, known)?;
         let from = start.min(loaded.dispatch_from).max(segments.first().map_or(start, |s| s.base()));
 
         let mut stored_at = known.map_or(Timestamp::ZERO, |c| c.stored_at);
         let mut entries = 0;
-        let apache_until = known.map_or(PhysicalOffset::MAX, |c| c.apache_until);
-        let end = scan(&segments, from..PhysicalOffset::MAX, apache_until, |record| {
+        let reading = Reading::Checked { apache_until: known.map_or(PhysicalOffset::MAX, |c| c.apache_until) };
+        let end = scan(&segments, from..PhysicalOffset::MAX, reading, |record| {
             stored_at = stored_at.max(record.frame.stored_at);
             entries += self.dispatch(&queues, record);
         })
         .map_err(self.io("reading"))?;
         self.refuse_damage(&segments, known, &end)?;
 
-        let (segment, torn) = self.settle(&segments, known, &end)?;
+        let (segment, torn) = self.settle(&segments, known, is_new, &end)?;
         // What is there before our first checkpoint, Apache wrote.
         let apache_until = known.map_or(end.at, |c| c.apache_until);
-        let (index, indexed) = self.index(&segments, from.min(end.at), apache_until)?;
+        let (index, indexed) = self.index(&segments, from.min(end.at), apache_until, end.at)?;
         let checkpoint = Checkpoint {
             durable: end.at,
             recover_from: from.min(end.at).min(indexed),
@@ -199,6 +200,7 @@ impl Recovery<'_> {
         segments: &Segments,
         recover_from: PhysicalOffset,
         apache_until: PhysicalOffset,
+        end: PhysicalOffset,
     ) -> Result<(Option<Indexing>, PhysicalOffset), OpenError> {
         if !self.config.index {
             return Ok((None, PhysicalOffset::MAX));
@@ -208,7 +210,7 @@ impl Recovery<'_> {
         let shape = Shape { slots: self.config.index_slots, entries: self.config.index_entries };
         let (index, loaded) = Index::open(self.disk.clone(), &self.config.root, shape, start).map_err(unopened)?;
         let from = loaded.insert_from.max(log_min);
-        Ok((Some(Indexing::new(index, from, apache_until)), from))
+        Ok((Some(Indexing::new(index, from, apache_until, end)), from))
     }
 
     /// Adds a record's queue entry, or forgets the topic that it says was deleted; how many entries were missing.
@@ -253,7 +255,8 @@ impl Recovery<'_> {
     fn goes_on_behind(&self, segments: &Segments, end: &End) -> Result<bool, OpenError> {
         let Some(next) = segments.find(end.at).and_then(|s| segments.find(s.end())) else { return Ok(false) };
         let mut is_there = false;
-        let found = scan(segments, next.base()..PhysicalOffset::MAX, PhysicalOffset::MAX, |_| is_there = true);
+        let reading = Reading::Checked { apache_until: PhysicalOffset::MAX };
+        let found = scan(segments, next.base()..PhysicalOffset::MAX, reading, |_| is_there = true);
         found.map(|_| is_there).map_err(self.io("reading"))
     }
 
@@ -262,6 +265,7 @@ impl Recovery<'_> {
         &self,
         segments: &Segments,
         known: Option<Checkpoint>,
+        is_new: bool,
         end: &End,
     ) -> Result<(Arc<Segment>, Option<Torn>), OpenError> {
         let segment = match segments.find(end.at) {
@@ -270,7 +274,7 @@ impl Recovery<'_> {
         };
         let torn_bytes = garbage(&segment, end.at).map_err(self.io("reading"))?;
         let is_as_left = self.is_clean && torn_bytes == 0 && known.is_some_and(|c| c.is_closed && c.durable == end.at);
-        if !is_as_left {
+        if !is_as_left && !is_new {
             // In this order: a crash in the middle of cutting may leave the file short, which only the last one may be.
             segments.remove_from(segment.end()).map_err(self.io("removing files behind the end of"))?;
             segment.cut(end.at).map_err(self.io("cutting the end of"))?;

@@ -14,6 +14,15 @@ use crate::types::{PhysicalOffset, Timestamp};
 /// Bytes read at once.
 const CHUNK: u64 = 1 << 20;
 
+/// How records are read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Reading {
+    /// From the disk, with all checksums. Below `apache_until` a record may lack ours.
+    Checked { apache_until: PhysicalOffset },
+    /// Through the map, without checksums: this run wrote them a moment ago.
+    Fresh,
+}
+
 /// A record that was read and whose checksums are right.
 pub(super) struct Scanned {
     pub(super) at: PhysicalOffset,
@@ -34,14 +43,12 @@ pub(super) struct End {
 /// Reads every record of a range, which must begin where a record does, and hands over those of whole units. A range
 /// that ends where the log has no end is read up to its last whole unit.
 ///
-/// `apache_until`: below it a record may lack our checksum.
-///
 /// # Errors
 /// Only what reading says: bytes that are no record end the walk.
 pub(super) fn scan(
     segments: &Segments,
     range: Range<PhysicalOffset>,
-    apache_until: PhysicalOffset,
+    reading: Reading,
     mut each: impl FnMut(&Scanned),
 ) -> io::Result<End> {
     let mut end = End { at: range.start, ..End::default() };
@@ -53,7 +60,7 @@ pub(super) fn scan(
             if at >= range.end {
                 break None;
             }
-            match window.next(at, if at < apache_until { Checksum::IfPresent } else { Checksum::Required })? {
+            match window.next(at, reading)? {
                 Next::Record(frame, bytes) => {
                     let expected = unit.last().and_then(|last: &Scanned| last.frame.remaining).map(|n| n - 1);
                     if expected.is_some() && frame.remaining != expected {
@@ -88,7 +95,7 @@ pub(super) fn scan(
 
 /// Store time of a segment's first record; `None` when there is none.
 pub(super) fn first_stored_at(segment: &Arc<Segment>) -> io::Result<Option<Timestamp>> {
-    match Window::new(segment.clone()).next(segment.base(), Checksum::IfPresent)? {
+    match Window::new(segment.clone()).next(segment.base(), Reading::Checked { apache_until: PhysicalOffset::MAX })? {
         Next::Record(frame, _) => Ok(Some(frame.stored_at)),
         Next::SegmentEnd(_) | Next::Defect(_) => Ok(None),
     }
@@ -114,12 +121,12 @@ impl Window {
         Self { at: segment.base(), segment, bytes: Bytes::new() }
     }
 
-    fn next(&mut self, at: PhysicalOffset, rule: Checksum) -> io::Result<Next> {
+    fn next(&mut self, at: PhysicalOffset, reading: Reading) -> io::Result<Next> {
         let left = at.until(self.segment.end());
         if left < FILLER_LEN {
             return Ok(Next::SegmentEnd(self.segment.end()));
         }
-        let head = self.bytes(at, FILLER_LEN)?;
+        let head = self.bytes(at, FILLER_LEN, reading)?;
         match Head::read([head[0], head[1], head[2], head[3], head[4], head[5], head[6], head[7]]) {
             Head::Filler => {
                 let size = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
@@ -127,18 +134,25 @@ impl Window {
                 Ok(if is_whole { Next::SegmentEnd(self.segment.end()) } else { Next::Defect(Defect::Lengths(size)) })
             }
             Head::Record(size) if u64::from(size) + FILLER_LEN <= left => {
-                let record = self.bytes(at, u64::from(size))?;
-                Ok(match Frame::parse(&record).and_then(|frame| frame.verify(&record, at, rule).map(|()| frame)) {
-                    Ok(frame) => Next::Record(frame, record),
-                    Err(defect) => Next::Defect(defect),
-                })
+                let record = self.bytes(at, u64::from(size), reading)?;
+                let frame = Frame::parse(&record).and_then(|frame| match reading {
+                    Reading::Checked { apache_until } if at < apache_until => {
+                        frame.verify(&record, at, Checksum::IfPresent).map(|()| frame)
+                    }
+                    Reading::Checked { .. } => frame.verify(&record, at, Checksum::Required).map(|()| frame),
+                    Reading::Fresh => Ok(frame),
+                });
+                Ok(frame.map_or_else(Next::Defect, |frame| Next::Record(frame, record)))
             }
             Head::Record(size) => Ok(Next::Defect(Defect::Lengths(size))),
             Head::Nothing => Ok(Next::Defect(Defect::Magic(u32::from_be_bytes([head[4], head[5], head[6], head[7]])))),
         }
     }
 
-    fn bytes(&mut self, at: PhysicalOffset, len: u64) -> io::Result<Bytes> {
+    fn bytes(&mut self, at: PhysicalOffset, len: u64, reading: Reading) -> io::Result<Bytes> {
+        if reading == Reading::Fresh {
+            return self.segment.read(at, len as usize);
+        }
         let start = self.at.until(at) as usize;
         if at < self.at || start + len as usize > self.bytes.len() {
             let mut chunk = vec![0; CHUNK.max(len).min(at.until(self.segment.end())) as usize];

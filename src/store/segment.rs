@@ -20,9 +20,10 @@ use crate::types::PhysicalOffset;
 
 /// Bytes by which a segment is written ahead at least, so that a small append does not do it each time.
 const STRETCH: u64 = 64 << 10;
-/// Bytes of one write of zeros. A page cache that is filled by large writes holds large folios, and a record that is
-/// then stored through a mapping would have the whole folio written to the device.
-const ZEROS: [u8; 4 << 10] = [0; 4 << 10];
+/// What is written ahead at once. Larger writes cost less each, and make larger folios in the page cache. A record that
+/// is copied through a map dirties its whole folio; that is done with ASYNC_FLUSH only, where one sync serves many
+/// records. With SYNC_FLUSH they are written by calls, which dirty single blocks.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// A file of fixed length whose name is the physical offset of its first byte. Its bytes up to
 /// [`Self::written_ahead`] were really written, data or zeros: the file system has blocks for them, so that a write
@@ -98,6 +99,12 @@ impl Segment {
     pub(super) fn write(&self, at: PhysicalOffset, bytes: &[u8]) -> io::Result<()> {
         debug_assert!(self.local(at) + bytes.len() as u64 <= self.written_ahead());
         self.file.write(self.local(at), bytes)
+    }
+
+    /// [`Self::write`] for many small writes that are synced now and then.
+    pub(super) fn overwrite(&self, at: PhysicalOffset, bytes: &[u8]) -> io::Result<()> {
+        debug_assert!(self.local(at) + bytes.len() as u64 <= self.written_ahead());
+        self.file.overwrite(self.local(at), bytes)
     }
 
     /// Writes what is there already, so that the next sync counts it.

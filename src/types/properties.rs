@@ -119,8 +119,8 @@ impl Properties {
     /// Name and value pairs in stored order. Entries that are not UTF-8, have no name or no value are left out, as
     /// RocketMQ's reader does.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.split(|b| *b == VALUE_END).filter_map(|entry| {
-            let at = entry.iter().position(|b| *b == NAME_END)?;
+        self.entries().filter_map(|entry| {
+            let at = memchr::memchr(NAME_END, entry)?;
             let (name, value) = (&entry[..at], &entry[at + 1..]);
             if name.is_empty() || value.is_empty() {
                 return None;
@@ -129,9 +129,28 @@ impl Properties {
         })
     }
 
+    fn entries(&self) -> impl Iterator<Item = &[u8]> {
+        let ends = memchr::memchr_iter(VALUE_END, &self.0).chain([self.0.len()]);
+        let mut from = 0;
+        ends.map(move |end| &self.0[std::mem::replace(&mut from, end + 1).min(end)..end])
+    }
+
     /// The value of a name; the last one when it is there more than once.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.iter().filter(|(n, _)| *n == name).last().map(|(_, v)| v)
+        let mut rest = &self.0[..];
+        // From the end: the last one counts, and what the server looks for, it often wrote last.
+        while !rest.is_empty() {
+            let from = memchr::memrchr(VALUE_END, &rest[..rest.len() - 1]).map_or(0, |end| end + 1);
+            let entry = rest[from..].strip_suffix(&[VALUE_END]).unwrap_or(&rest[from..]);
+            rest = &rest[..from];
+            let value = entry.strip_prefix(name.as_bytes()).and_then(|value| value.strip_prefix(&[NAME_END]));
+            if let Some(value) = value.filter(|value| !value.is_empty())
+                && let Ok(value) = std::str::from_utf8(value)
+            {
+                return Some(value);
+            }
+        }
+        None
     }
 
     /// A builder that starts with these entries, less the named ones.
@@ -195,6 +214,25 @@ mod tests {
         assert_eq!(p.get("empty"), None);
         assert_eq!(p.get("键"), Some("值"));
         assert_eq!(p.without(&["a"]).build().iter().collect::<Vec<_>>(), [("键", "值")]);
+    }
+
+    #[test]
+    fn a_value_is_found_wherever_it_stands_and_never_a_part_of_a_name() {
+        for (text, found) in [
+            ("k\x01v\x02", Some("v")),
+            ("k\x01v", Some("v")),
+            ("xk\x01v\x02k\x01w\x02z\x01y\x02", Some("w")),
+            ("k\x01a\x02k\x01\x02", Some("a")),
+            ("kk\x01v\x02", None),
+            ("k\x02v\x02", None),
+            ("", None),
+            ("\x02\x02", None),
+            ("a\x01k\x01v\x02", None),
+        ] {
+            let properties = Properties::from_encoded(Bytes::from(text.as_bytes()));
+            assert_eq!(properties.get("k"), found, "{text:?}");
+            assert_eq!(properties.iter().filter(|(name, _)| *name == "k").last().map(|(_, value)| value), found);
+        }
     }
 
     #[test]

@@ -41,38 +41,6 @@ fn what_is_committed_is_read_and_still_there_after_opening_again() {
 }
 
 #[test]
-fn a_message_that_a_queue_shows_is_never_gone() {
-    // Showing a large unit takes a moment, in which the reader sees its beginning.
-    const UNITS: u64 = 60;
-    const COUNT: u64 = UNITS * 500;
-    for flush in [FlushPolicy::Sync, FlushPolicy::Async { interval: std::time::Duration::from_millis(500) }] {
-        let (store, _) = Store::open(
-            Config { flush, segment_bytes: 1 << 20, ..Config::at("/store") },
-            Arc::new(crate::store::sim::SimDisk::new()),
-            Arc::new(SystemClock::new()),
-        )
-        .expect("the store opens");
-        let queue = store.queue(&TopicName::parse("t").expect("a name"), QueueId(0));
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let unit = vec![message("t", "body"); (COUNT / UNITS) as usize];
-                for _ in 0..UNITS {
-                    let ticket = store.append(&unit, Purpose::User).expect("it has room");
-                    store.committed_blocking(ticket.end).expect("it is kept");
-                }
-            });
-            let mut next = QueueOffset::ZERO;
-            while next.get() < COUNT {
-                for entry in queue.entries(next, 32).expect("entries") {
-                    store.message(entry.physical, entry.size).expect("what is shown can be read");
-                    next = QueueOffset::new(entry.offset.get() + 1);
-                }
-            }
-        });
-    }
-}
-
-#[test]
 fn appends_of_many_threads_get_dense_offsets_and_each_is_visible_once_committed() {
     for flush in [FlushPolicy::Sync, ASYNC] {
         let dir = tempfile::tempdir().expect("a directory");
@@ -337,12 +305,12 @@ fn retention_deletes_old_segments_that_are_not_held_and_the_queues_begin_later()
     bench.clock.advance(Duration::from_secs(73 * 3600));
     keep(&store, "t", "young");
     store.step().expect("a round");
-    assert_eq!(store.begin(), PhysicalOffset::ZERO, "nothing goes before the broker has said what it needs");
+    assert_eq!(store.start(), PhysicalOffset::ZERO, "nothing goes before the broker has said what it needs");
 
     let held = entries(&queue(&store, "t"))[20];
     store.hold_from(held.physical);
     store.step().expect("a round");
-    let begin = store.begin();
+    let begin = store.start();
     assert!(begin > PhysicalOffset::ZERO && begin <= held.physical);
     let queue_of = queue(&store, "t");
     assert!(queue_of.min() > QueueOffset::ZERO && queue_of.min() <= held.offset);
@@ -368,4 +336,36 @@ fn a_state_file_is_read_back_and_its_name_never_leaves_the_directory() {
     store.save_state("topics.json", b"{}").expect("it is saved");
     assert_eq!(store.load_state("topics.json").expect("it reads").as_deref(), Some(&b"{}"[..]));
     assert!(store.save_state("../checkpoint", b"x").is_err());
+}
+
+#[test]
+fn a_message_that_a_queue_shows_is_never_gone() {
+    // Showing a large unit takes a moment, in which the reader sees its beginning.
+    const UNITS: u64 = 60;
+    const COUNT: u64 = UNITS * 500;
+    for flush in [FlushPolicy::Sync, ASYNC] {
+        let (store, _) = Store::open(
+            Config { flush, segment_bytes: 1 << 20, ..Config::at("/store") },
+            Arc::new(crate::store::sim::SimDisk::new()),
+            Arc::new(SystemClock::new()),
+        )
+        .expect("the store opens");
+        let queue = queue(&store, "t");
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let unit = vec![message("t", "body"); (COUNT / UNITS) as usize];
+                for _ in 0..UNITS {
+                    let ticket = store.append(&unit, Purpose::User).expect("it has room");
+                    store.committed_blocking(ticket.end).expect("it is kept");
+                }
+            });
+            let mut next = QueueOffset::ZERO;
+            while next.get() < COUNT {
+                for entry in queue.entries(next, 32).expect("entries") {
+                    store.message(entry.physical, entry.size).expect("what is shown can be read");
+                    next = QueueOffset::new(entry.offset.get() + 1);
+                }
+            }
+        });
+    }
 }
