@@ -63,6 +63,9 @@ impl Default for Config {
             proxy: proxy::Config::default(),
         };
         config.settle_store_host();
+        let limits = &mut config.proxy.limits;
+        // One connection may send one request of the largest size while it receives another.
+        limits.connection_bytes_max = limits.connection_bytes_max.max(2 * limits.inbound_bytes_max);
         config
     }
 }
@@ -319,6 +322,9 @@ fn cross_check(config: &Config, settings: &[Setting]) -> Vec<Fault> {
     }
     if config.proxy.limits.inbound_bytes_max < config.broker.max_message_bytes + (64 << 10) {
         fault("grpcMaxInboundMessageSize", "has no room for a message of maxMessageSize; raise it".to_owned());
+    }
+    if config.proxy.limits.bytes_max < config.proxy.limits.inbound_bytes_max {
+        fault("grpcMaxBytes", "has no room for one request of grpcMaxInboundMessageSize; raise it".to_owned());
     }
     if config.proxy.polling.min > config.proxy.polling.max {
         let most = "grpcClientConsumerMaxLongPollingTimeoutMillis";

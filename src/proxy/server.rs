@@ -28,7 +28,7 @@ use crate::{broker::Broker, proto, proto::v2::TelemetryCommand, types::ClientId}
 
 use super::{
     Config, Error, PushError, TlsMode,
-    config::Limits,
+    config::{Limits, Listener},
     front::Front,
     health::Health,
     layers::{self, Connection, Foreign, ResponseBody, Routes, Surroundings},
@@ -135,10 +135,8 @@ impl Proxy {
     }
 
     fn connection(&self, peer: SocketAddr, local: SocketAddr) -> Arc<Connection> {
-        let listeners = &self.config().listeners;
-        let listener = listeners.iter().find(|l| l.listen.port() == local.port());
-        let listener = listener.or_else(|| listeners.iter().find(|l| l.listen.port() == 0));
         let canonical = |at: SocketAddr| SocketAddr::new(at.ip().to_canonical(), at.port());
+        let listener = listener_of(&self.config().listeners, canonical(local));
         let advertised = listener.and_then(|l| l.advertised.clone());
         Arc::new(Connection::new(canonical(peer), canonical(local), advertised))
     }
@@ -363,6 +361,15 @@ where
         // Every layer and service here is always ready.
         self.0.lock().call(request)
     }
+}
+
+/// The listener that a connection came in by: the one on that very address, else one on all addresses, else one whose port
+/// the system chose.
+fn listener_of(listeners: &[Listener], local: SocketAddr) -> Option<&Listener> {
+    let exact = |l: &&Listener| (l.listen.ip().to_canonical(), l.listen.port()) == (local.ip(), local.port());
+    let any = |l: &&Listener| l.listen.ip().is_unspecified() && l.listen.port() == local.port();
+    let find = |is: &dyn Fn(&&Listener) -> bool| listeners.iter().find(|l| is(l));
+    find(&exact).or_else(|| find(&any)).or_else(|| find(&|l| l.listen.port() == 0))
 }
 
 #[cfg(test)]

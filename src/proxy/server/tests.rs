@@ -168,3 +168,13 @@ async fn pings_without_calls_are_answered_and_not_held_against_the_client() {
         }
     }
 }
+
+#[test]
+fn two_listeners_on_one_port_are_told_apart_by_their_address() {
+    let listener = |listen: &str| Listener { listen: listen.parse().expect("an address"), advertised: None };
+    let listeners = [listener("[::]:9"), listener("127.0.0.2:8081"), listener("127.0.0.1:8081"), listener("[::]:0")];
+    for (local, expected) in [("127.0.0.1:8081", 2), ("127.0.0.2:8081", 1), ("127.0.0.3:9", 0), ("127.0.0.3:77", 3)] {
+        let found = listener_of(&listeners, local.parse().expect("an address")).expect("a listener");
+        assert_eq!(found.listen, listeners[expected].listen, "{local}");
+    }
+}

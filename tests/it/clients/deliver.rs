@@ -13,8 +13,9 @@ use super::{
 
 /// Messages of one claim: more than one poll returns, and more than a topic has queues.
 const COUNT: usize = 40;
-/// How long a consumer looks for messages that must not come, beyond those that must.
-const LOOK_MS: u32 = 3000;
+/// How long a consumer looks for messages that must not come, beyond those that must: longer than its search for queues
+/// takes when the first one came to nothing.
+const LOOK_MS: u32 = 8000;
 
 /// Arguments of a message with everything that a user can give it.
 const FULL: &str = "--tag paid --key order-7 --key user-9 --prop colour=red --prop shape=round";

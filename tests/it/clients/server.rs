@@ -49,6 +49,9 @@ impl Server {
 
     /// Starts it again, with what is in its store and on the ports that it had.
     pub fn start_again(&mut self) {
+        for address in [&self.endpoint, &self.admin] {
+            wait_until_free(port(address));
+        }
         let mut settings = self.settings.clone();
         settings.push(format!("grpcServerPort={}", port(&self.endpoint)));
         settings.push(format!("adminServerPort={}", port(&self.admin)));
@@ -73,6 +76,14 @@ impl Server {
     pub fn log(&mut self) -> &str {
         self.kill();
         &self.log
+    }
+}
+
+/// Another test's connection may have been given the port in the meantime.
+fn wait_until_free(port: &str) {
+    let begin = Instant::now();
+    while std::net::TcpListener::bind(format!("[::]:{port}")).is_err() && begin.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
