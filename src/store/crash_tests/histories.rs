@@ -24,7 +24,7 @@ impl Seeded {
         let records = if self.below(3) == 0 { 2 + self.below(3) } else { 1 };
         (0..records)
             .map(|_| Sizes {
-                body: [0, 20, 400, 1500, 3000][self.below(5) as usize],
+                body: [0, 20, 400, 1500, 2400][self.below(5) as usize],
                 properties: [0, 30, 700, 1400][self.below(4) as usize],
             })
             .collect()
