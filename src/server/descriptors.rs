@@ -7,6 +7,9 @@ use crate::config::Config;
 /// What the store may have open at once (queue files, segments, state files), and what the process itself needs.
 const KEPT: u64 = 1024;
 
+/// Connections that somebody will miss: fewer are told at the start.
+const FEW: usize = 1024;
+
 /// Raises the limit of open files as far as the system lets this process, and lets clients have what the store leaves: a
 /// store that cannot open its next file must not be the price of many connections.
 pub fn share_out(config: &mut Config) {
@@ -19,14 +22,14 @@ pub fn share_out(config: &mut Config) {
     let Some(limit) = limit else { return };
     let wanted = config.proxy.limits.connections_max;
     let granted = connections(limit, wanted);
-    if granted < wanted {
+    config.proxy.limits.connections_max = granted;
+    if granted < wanted.min(FEW) {
         tracing::warn!(
             limit,
             wanted,
             granted,
-            "fewer connections than asked for: raise the limit of open files (ulimit -n)"
+            "few connections are possible: raise the limit of open files (ulimit -n)"
         );
-        config.proxy.limits.connections_max = granted;
     }
 }
 
