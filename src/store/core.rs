@@ -181,9 +181,23 @@ impl Core {
         self.held_from.store(at.get(), Ordering::Relaxed);
     }
 
+    pub(super) fn opened_at(&self) -> PhysicalOffset {
+        self.opened_at
+    }
+
+    /// See [`super::Store::save_state`].
     pub(super) fn save_state(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let _one = self.saving.lock();
-        state_file::save(&*self.disk, &self.config.root.join("config"), name, bytes)
+        let dir = self.config.root.join("config");
+        let saved = state_file::save(&*self.disk, &dir, name, bytes);
+        if let Err(error) = &saved
+            && !is_full(error)
+            && state_file::load(&*self.disk, &dir, name).is_ok_and(|now| now.as_deref() == Some(bytes))
+        {
+            // The new file is in place, and whether a crash keeps it nobody knows: neither answer would be true.
+            self.log.marks.poison("syncing the directory of a state file", error);
+        }
+        saved
     }
 
     pub(super) fn load_state(&self, name: &str) -> io::Result<Option<Vec<u8>>> {

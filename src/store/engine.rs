@@ -187,6 +187,10 @@ impl Store {
     pub fn message(&self, physical: PhysicalOffset, size: u32) -> Result<StoredMessage, ReadError> {
         self.core.message(physical, size)
     }
+    /// The log's end when it was opened: what lies before was stored by earlier runs.
+    pub fn opened_at(&self) -> PhysicalOffset {
+        self.core.opened_at()
+    }
     /// True when reading there may have to wait for the device.
     pub fn is_cold(&self, physical: PhysicalOffset) -> bool {
         self.core.is_cold(physical)

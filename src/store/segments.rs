@@ -122,9 +122,12 @@ impl Segments {
 
     /// Removes the first file, which starts at `base`. Whoever still reads in it keeps its bytes.
     pub(super) fn remove_first(&self, base: PhysicalOffset) -> io::Result<()> {
-        let first = self.list.write().pop_front_if(|first| first.base() == base);
-        let Some(first) = first else { return Ok(()) };
-        self.disk.remove_file(&Segment::path(&self.dir, first.base()))?;
+        if self.list.read().front().is_none_or(|first| first.base() != base) {
+            return Ok(());
+        }
+        // A file that could not be removed stays the first: the next one must not go before it.
+        self.disk.remove_file(&Segment::path(&self.dir, base))?;
+        self.list.write().pop_front_if(|first| first.base() == base);
         self.disk.sync_dir(&self.dir)
     }
 }

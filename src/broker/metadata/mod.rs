@@ -109,7 +109,7 @@ pub(super) struct Metadata {
     topics: topics::Topics,
     groups: groups::Groups,
     /// One change from async code at a time, so that many that wait for the disk hold one blocking thread, not all.
-    turn: tokio::sync::Semaphore,
+    turn: Arc<tokio::sync::Semaphore>,
 }
 
 impl Metadata {
@@ -118,7 +118,7 @@ impl Metadata {
         Ok(Self {
             topics: topics::Topics::load(store)?,
             groups: groups::Groups::load(store)?,
-            turn: tokio::sync::Semaphore::new(1),
+            turn: Arc::new(tokio::sync::Semaphore::new(1)),
         })
     }
 }
@@ -163,9 +163,14 @@ impl Broker {
         &self,
         change: impl FnOnce(&Self) -> Result<T, AdminError> + Send + 'static,
     ) -> Result<T, AdminError> {
-        let _turn = self.inner.metadata.turn.acquire().await;
+        // The turn lasts as long as the work, which goes on when this future is dropped.
+        let turn = Arc::clone(&self.inner.metadata.turn).acquire_owned().await;
         let broker = self.clone();
-        let task = tokio::task::spawn_blocking(move || change(&broker));
+        let task = tokio::task::spawn_blocking(move || {
+            let changed = change(&broker);
+            drop(turn);
+            changed
+        });
         task.await.unwrap_or_else(|e| Err(AdminError::Metadata(format!("the change did not end: {e}"))))
     }
 }

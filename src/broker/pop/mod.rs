@@ -156,18 +156,19 @@ impl Pop {
     /// Forgets every group's progress on a topic, durably once the log is. Call it when the topic is out of its table, so
     /// that no poll begins anew meanwhile.
     pub(super) fn forget_topic(&self, topic: &TopicName) -> Result<(), AdminError> {
-        let forgotten =
-            self.subscriptions.forget(Some(topic), None, || self.record(&Entry::ForgetTopic(topic.clone())));
-        self.polls.forget_topic(topic);
-        forgotten
+        // Before anybody can make a subscription anew: it would get a line that no arrival finds.
+        self.subscriptions.forget(Some(topic), None, || {
+            self.polls.forget_topic(topic);
+            self.record(&Entry::ForgetTopic(topic.clone()))
+        })
     }
 
     /// Forgets a group's progress on every topic, as [`Pop::forget_topic`].
     pub(super) fn forget_group(&self, group: &GroupName) -> Result<(), AdminError> {
-        let forgotten =
-            self.subscriptions.forget(None, Some(group), || self.record(&Entry::ForgetGroup(group.clone())));
-        self.polls.forget_group(group);
-        forgotten
+        self.subscriptions.forget(None, Some(group), || {
+            self.polls.forget_group(group);
+            self.record(&Entry::ForgetGroup(group.clone()))
+        })
     }
 
     /// Every topic and group that there are books of, together.

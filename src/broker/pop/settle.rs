@@ -214,9 +214,20 @@ impl Broker {
         let (claimed, today) = if receipt.run == run.id {
             (ClaimedRun::This { nonce: receipt.nonce }, run.wall_of(now))
         } else {
-            (ClaimedRun::Earlier { end: book.queue.max() }, self.inner.clock.wall())
+            (ClaimedRun::Earlier { end: self.end_of_earlier_runs(book, receipt.offset) }, self.inner.clock.wall())
         };
         Claim { offset: receipt.offset, attempt: receipt.attempt, run: claimed, open: receipt.until > today }
+    }
+
+    /// Behind the offset when an earlier run stored its message. A tail that the log lost is given out again, and a receipt
+    /// of what was lost must not settle what came in its place.
+    fn end_of_earlier_runs(&self, book: &QueueBook, offset: QueueOffset) -> QueueOffset {
+        let entry = book.queue.entries(offset, 1).ok().and_then(|entries| entries.first().copied());
+        let opened_at = self.inner.store.opened_at();
+        match entry.filter(|entry| entry.offset == offset && entry.physical < opened_at) {
+            Some(_) => offset.plus(1),
+            None => offset,
+        }
     }
 
     /// Whether takes pass by this queue because too much of it is in flight.

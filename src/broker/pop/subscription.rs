@@ -93,7 +93,8 @@ fn start(topic: &TopicName, queue: &Queue, first: QueueOffset, new_group: bool) 
         return (min, false);
     }
     let newest = QueueOffset::new(max.get().saturating_sub(1)).max(min);
-    (newest, newest > min)
+    // Written down on an empty queue too: chosen again after a crash, it would pass over what came meanwhile.
+    (newest, true)
 }
 
 impl Subscriptions {
