@@ -61,7 +61,8 @@ pub struct Config {
     /// `recoverDamagedLog`: opens a log whose records end before the position that was once durable, and gives up what
     /// lies behind.
     pub accept_damage: bool,
-    /// `cleanFileForciblyEnable`: on a disk fuller than 85 % segments whose messages were all read go before their time.
+    /// `cleanFileForciblyEnable`: on a disk fuller than 85 % segments go before their time. No key sets it: as
+    /// long as nobody holds what is unread, it would delete that too.
     pub clean_forcibly: bool,
     pub threads: Threads,
 }

@@ -208,8 +208,8 @@ impl Store {
     pub fn delete_topic(&self, topic: &TopicName) -> std::io::Result<()> {
         self.core.delete_topic(topic)
     }
-    /// Keeps retention from deleting anything at or behind this: what the broker still needs to rebuild its state, and
-    /// unread messages. Nothing is deleted before the first call.
+    /// Keeps retention from deleting anything at or behind this: what the broker still needs to rebuild its
+    /// state. Nothing is deleted before the first call.
     pub fn hold_from(&self, at: PhysicalOffset) {
         self.core.hold_from(at);
     }

@@ -2,9 +2,9 @@
 //!
 //! A segment goes when it is *expired* (its newest message is older than `fileReservedTime`) and it is the hour for it
 //! (`deleteWhen`), or the disk is fuller than `diskMaxUsedSpaceRatio`. With forced cleaning on, and the disk fuller than
-//! [`FORCE_RATIO`], read segments that are not expired go too, as few as needed. Always: the oldest first, stopping at the first
-//! that has to stay; never the last segment; never anything at or behind what is held (unread messages, and what the
-//! broker's state is rebuilt from).
+//! [`FORCE_RATIO`], segments that are not expired go too, as few as needed. Always: the oldest first, stopping at the first
+//! that has to stay; never the last segment; never anything at or behind what is held (what the broker's state is rebuilt
+//! from). Whether a message was read is not known here: unread ones stay until they expire, and go then, as Apache's do.
 //!
 //! # Which time it is
 //!
