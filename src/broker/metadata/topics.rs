@@ -14,7 +14,7 @@ use crate::{
 
 use super::{
     super::{AdminError, Broker, OpenError},
-    QUEUES_MAX, SETTLE_TOPIC, Saver, Topic, TopicChange,
+    OWN_TOPICS, QUEUES_MAX, Saver, Topic, TopicChange,
     document::Document,
     gate::Lane,
     topics_file::{self, KIND, Kept, QueueStarts, Starts},
@@ -81,8 +81,10 @@ impl Topics {
             known.insert(name, Arc::new(entry));
         }
         let mut table: HashMap<_, _> = known.iter().map(|(name, entry)| (name.clone(), entry.clone())).collect();
-        let settle = Entry::new(settle_topic(), Kept::default(), None);
-        table.insert(settle.topic.name.clone(), Arc::new(settle));
+        for name in OWN_TOPICS {
+            let own = Entry::new(own_topic(name), Kept::default(), None);
+            table.insert(own.topic.name.clone(), Arc::new(own));
+        }
         let file = File { document, entries: known, starts };
         let topics = Self { table: RwLock::new(table), change: Mutex::new(file) };
         topics.settle_queues(store);
@@ -152,9 +154,9 @@ impl Entry {
 }
 
 /// Nobody reads or writes it by name.
-fn settle_topic() -> Topic {
+fn own_topic(name: &'static str) -> Topic {
     Topic {
-        name: TopicName::system(SETTLE_TOPIC),
+        name: TopicName::system(name),
         message_type: Some(MessageType::Normal),
         read_queues: 1,
         write_queues: 1,

@@ -6,6 +6,7 @@
 //! - [`take`]: choose, book, read, or park until there is something ([`long_poll`](super::long_poll)).
 //! - [`settle`]: ack, change of the invisible time, renewal; [`dead_letter`]: the way out after the last attempt.
 //! - [`revive`]: leases that run out.
+//! - [`own`]: what the broker itself consumes of its own topics.
 //! - [`settle_record`], [`log`](self::log): what is written of all this; [`snapshot`], [`restore`]: how it comes back.
 //!
 //! What is kept where: a delivery writes nothing. Done, failed and held deliveries are records in the log, under the same
@@ -19,6 +20,7 @@ mod book;
 mod codec;
 mod dead_letter;
 mod log;
+mod own;
 mod ranges;
 mod receipt;
 mod restore;
@@ -45,13 +47,15 @@ use tokio::sync::Semaphore;
 
 pub use receipt::Receipt;
 
+pub(super) use self::subscription::QueueBook;
 use self::{
     book::Book,
     log::{Run, SettleLog},
     schedule::Schedule,
     settle_record::{Entry, What},
-    subscription::{Pages, QueueBook, Subscription, Subscriptions},
+    subscription::{Pages, Subscription, Subscriptions},
 };
+
 use super::{
     AdminError, Broker, Config, Filter, OpenError, SettleError, TakeError, Topic,
     long_poll::{Line, LongPoll},

@@ -170,6 +170,9 @@ impl Broker {
     pub(in crate::broker) fn limit_restored(&self) {
         let now = self.inner.clock.now();
         for subscription in self.inner.pop.subscriptions.list(None) {
+            if subscription.owner.group.is_system() {
+                continue;
+            }
             let max_attempts = self.max_attempts(&subscription.owner.group);
             for book in subscription.books().iter() {
                 let mut pages = book.open();

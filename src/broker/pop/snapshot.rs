@@ -175,6 +175,7 @@ impl Pop {
         let mut last = self.snapshots.lock();
         // Read before the records are counted: what is not counted lies behind it.
         let held_from = store.watermarks().dispatched;
+        let held_from = held_from.min(self.own_needs());
         let settled = self.log.queue.max();
         if !last.is_due(settled) {
             return Ok(());

@@ -1,6 +1,7 @@
 //! The rules of consumption, on the real broker and store over the simulated disk.
 
 mod model;
+mod own;
 mod restarting;
 mod reviving;
 mod settling;
