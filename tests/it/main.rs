@@ -3,6 +3,7 @@
 mod benchmark;
 mod cli;
 mod clients;
+mod grpcurl;
 mod harness;
 mod tidy;
 mod wire;

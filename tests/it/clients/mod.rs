@@ -7,7 +7,7 @@
 //! The drivers are in `tests/clients`; each is built once, into `target/clients`. Where a toolchain is missing, its
 //! client is skipped with a line that says so, or fails when `CI=true`.
 
-mod driver;
+pub mod driver;
 mod process;
 mod server;
 mod stage;
