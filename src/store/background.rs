@@ -137,7 +137,7 @@ impl Core {
             self.log.room.seen(space);
         }
         if self.log.room.is_out() {
-            self.log.write_ahead();
+            self.log.go_ahead();
         }
     }
 

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::types::{Clock, PhysicalOffset, Timestamp};
 
-/// Bytes at the end of the written-ahead region that only the server's own records may use once the disk takes no
+/// Bytes at the end of the region with blocks that only the server's own records may use once the disk takes no
 /// more: some thousand acknowledgements.
 const RESERVE: u64 = 1 << 20;
 
@@ -96,11 +96,12 @@ impl CommitLog {
         stored_at: Timestamp,
     ) -> Self {
         let reserve = RESERVE.min(segments.segment_bytes() / 4);
+        let ahead = Ahead::new(config.flush, segments.segment_bytes());
         Self {
             segments,
             marks: Marks::at(end),
             room: Room::new(config.retention.disk_warning_ratio),
-            ahead: Ahead::default(),
+            ahead,
             dispatcher: Dispatcher::default(),
             tail: Mutex::new(Tail {
                 end,
@@ -217,24 +218,24 @@ impl CommitLog {
         };
         if wanted > segment.len() {
             let next = self.make(segment.end())?;
-            self.extend(&next, self.reserve)?;
+            self.take(&next, self.reserve)?;
         }
-        self.extend(segment, wanted.min(segment.len()))
+        self.take(segment, wanted.min(segment.len()))
     }
 
-    fn extend(&self, segment: &Segment, to: u64) -> Result<(), AppendError> {
-        if segment.written_ahead() >= to {
+    fn take(&self, segment: &Segment, to: u64) -> Result<(), AppendError> {
+        if segment.backed() >= to {
             return Ok(());
         }
         self.ahead.came_too_late();
-        segment.extend(to).map_err(|e| self.no_room("writing ahead in the log", &e))
+        segment.back(to).map_err(|e| self.no_room("taking room for the log", &e))
     }
 
     fn make(&self, base: PhysicalOffset) -> Result<Arc<Segment>, AppendError> {
         self.segments.make(base).map_err(|e| self.no_room("making the next file of the log", &e))
     }
 
-    /// A failed write of zeros: a full disk is waited out, anything else ends the store.
+    /// No blocks: a full disk is waited out, anything else ends the store.
     fn no_room(&self, doing: &str, error: &io::Error) -> AppendError {
         if is_full(error) {
             self.room.ran_out();
@@ -251,7 +252,7 @@ impl CommitLog {
                 Ok(())
             }
             FlushPolicy::Async { .. } => {
-                tail.segment.overwrite(at, bytes).map_err(|e| self.marks.poison("writing to the log", &e))
+                tail.segment.write(at, bytes).map_err(|e| self.marks.poison("writing to the log", &e))
             }
         }
     }

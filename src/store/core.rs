@@ -96,10 +96,10 @@ impl Core {
         abort.create().map_err(io("writing", abort.path()))?;
         disk.sync_dir(&root).map_err(io("syncing", root.clone()))?;
         let Recovered { log, queues, index, checkpoint, report } = recovered;
-        match log.write_first_stretch() {
+        match log.prepare_first_stretch() {
             // What is stored can be consumed; sends are refused until there is room.
             Err(e) if is_full(&e) => log.room.ran_out(),
-            other => other.map_err(io("writing ahead in", log.segments.dir().to_owned()))?,
+            other => other.map_err(io("taking room in", log.segments.dir().to_owned()))?,
         }
         let newest = (checkpoint.stored_at > Timestamp::ZERO).then_some(checkpoint.stored_at);
         let progress = Progress {

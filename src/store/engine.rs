@@ -222,11 +222,11 @@ impl Store {
     pub fn load_state(&self, name: &str) -> std::io::Result<Option<Vec<u8>>> {
         self.core.load_state(name)
     }
-    /// Does the background's work once on the caller's thread: commits what waits, writes ahead, writes what is derived,
+    /// Does the background's work once on the caller's thread: commits what waits, takes room ahead, writes what is derived,
     /// looks at the disk, checkpoints. For [`Threads::Stepped`](super::Threads).
     pub fn step(&self) -> Result<(), Poisoned> {
         self.core.commit()?;
-        self.core.log.write_ahead();
+        self.core.log.go_ahead();
         self.core.tick(Derive::Now)
     }
     /// [`Store::step`], but only the commit.

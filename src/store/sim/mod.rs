@@ -62,7 +62,7 @@ impl SimDisk {
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
-    /// How many changes were tried so far: writes, set_len, sync, create, rename, remove, sync_dir and the single steps of
+    /// How many changes were tried so far: writes, allocations, set_len, sync, create, rename, remove, sync_dir and the single steps of
     /// making and removing a directory tree.
     pub fn ops(&self) -> u64 {
         self.state.lock().ops
@@ -91,10 +91,15 @@ impl SimDisk {
         self.state.lock().next_sync_fails = true;
     }
 
-    /// Bytes that the disk holds. Writes that need new 4 KiB blocks beyond it fail with ENOSPC and write nothing;
-    /// overwriting and `set_len` never do.
+    /// Bytes that the disk holds. Writes and allocations that need new 4 KiB blocks beyond it fail with ENOSPC and do
+    /// nothing; overwriting and `set_len` never do.
     pub fn set_capacity(&self, bytes: u64) {
         self.state.lock().capacity = Some(bytes);
+    }
+
+    /// Blocks are had by writing only, as on file systems without `fallocate`.
+    pub fn refuse_allocations(&self) {
+        self.state.lock().refuses_allocations = true;
     }
 
     /// Flips one bit on the device and in the cache. `bit` is 0 to 7, 0 the lowest.
@@ -165,6 +170,10 @@ impl File for SimFile {
 
     fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
         self.change(Change::Cached, |state| state.write(self.node, at, bytes))
+    }
+
+    fn allocate(&self, at: u64, len: u64) -> io::Result<()> {
+        self.change(Change::Cached, |state| state.allocate(self.node, at, len))
     }
 
     fn sync(&self) -> io::Result<()> {

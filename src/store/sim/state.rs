@@ -79,6 +79,7 @@ pub(super) struct State {
     pub off: bool,
     pub next_sync_fails: bool,
     pub capacity: Option<u64>,
+    pub refuses_allocations: bool,
     pub locks: HashSet<PathBuf>,
 }
 
@@ -95,6 +96,7 @@ impl Default for State {
             off: false,
             next_sync_fails: false,
             capacity: None,
+            refuses_allocations: false,
             locks: HashSet::new(),
         }
     }
@@ -352,13 +354,28 @@ impl State {
         }
     }
 
-    pub fn write(&mut self, node: u64, at: u64, bytes: &[u8]) -> io::Result<()> {
+    /// Whether a range of a file has its blocks or can get them.
+    fn check_room(&mut self, node: u64, at: u64, len: usize) -> io::Result<()> {
         if let Some(capacity) = self.capacity {
-            let missing = self.file(node).blocks_missing(at, bytes.len()) * BLOCK;
+            let missing = self.file(node).blocks_missing(at, len) * BLOCK;
             if missing > 0 && self.used() + missing > capacity {
                 return Err(io::Error::from_raw_os_error(ENOSPC));
             }
         }
+        Ok(())
+    }
+
+    pub fn allocate(&mut self, node: u64, at: u64, len: u64) -> io::Result<()> {
+        if self.refuses_allocations {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        self.check_room(node, at, len as usize)?;
+        self.file(node).allocate(at, len as usize);
+        Ok(())
+    }
+
+    pub fn write(&mut self, node: u64, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.check_room(node, at, bytes.len())?;
         self.file(node).write(at, bytes);
         self.last_write = Some((node, at..at + bytes.len() as u64));
         Ok(())
