@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use super::{
     AppendError, Config, FlushPolicy, OpenError, Poisoned, Purpose, ReadError, Report, Threads, Ticket,
     background::Derive,
+    begins::Begins,
     checkpoint::{Checkpoint, CheckpointFile},
     commit_log::{Batch, CommitLog},
     consume_queue::Queues,
@@ -48,6 +49,7 @@ pub(super) struct Core {
     pub(super) index: Option<Indexing>,
     /// Held over a round of the background, which is all that writes there.
     pub(super) progress: Mutex<Progress>,
+    pub(super) begins: Begins,
     /// What retention must leave alone, from here on.
     pub(super) held_from: AtomicU64,
     /// Held while a state file is written.
@@ -101,6 +103,10 @@ impl Core {
             Err(e) if is_full(&e) => log.room.ran_out(),
             other => other.map_err(io("writing ahead in", log.segments.dir().to_owned()))?,
         }
+        if config.flush != FlushPolicy::Sync {
+            let how = if disk.writes_in_place(log.segments.dir()) { "a map" } else { "calls" };
+            tracing::info!(dir = %log.segments.dir().display(), "ASYNC_FLUSH: the log is written through {how}");
+        }
         let newest = (checkpoint.stored_at > Timestamp::ZERO).then_some(checkpoint.stored_at);
         let progress = Progress {
             file,
@@ -119,6 +125,7 @@ impl Core {
             queues,
             index,
             progress: Mutex::new(progress),
+            begins: Begins::default(),
             held_from: AtomicU64::new(0),
             saving: Mutex::new(()),
             opened_at: checkpoint.durable,

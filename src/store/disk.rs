@@ -19,6 +19,14 @@ pub struct Space {
     pub free: u64,
 }
 
+impl Space {
+    /// The one of which the larger part is used.
+    pub(super) fn scarcer(self, other: Self) -> Self {
+        let free_of = |part: Self, whole: Self| u128::from(part.free) * u128::from(whole.total);
+        if free_of(other, self) < free_of(self, other) { other } else { self }
+    }
+}
+
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Open {
@@ -44,6 +52,10 @@ pub trait Disk: Send + Sync + 'static {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     fn space(&self, path: &Path) -> io::Result<Space>;
+    /// Whether overwriting a file's bytes there needs no room, so that [`File::overwrite`] may go through a map.
+    fn writes_in_place(&self, _path: &Path) -> bool {
+        true
+    }
     /// Takes the exclusive lock on a file, made if need be, until the guard is dropped. `Err(WouldBlock)` when another
     /// process has it.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>>;

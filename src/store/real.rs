@@ -97,6 +97,10 @@ impl Disk for RealDisk {
         })
     }
 
+    fn writes_in_place(&self, path: &Path) -> bool {
+        writes_in_place(rustix::fs::statfs(path))
+    }
+
     /// Two locks: `fcntl`'s, which a Java broker takes and sees, and `flock`'s, which also tells two stores of one
     /// process apart.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
@@ -112,6 +116,14 @@ impl Disk for RealDisk {
         }
         Ok(Box::new(file))
     }
+}
+
+/// Whether the file system writes a block that is there in its place. One that writes it elsewhere (btrfs, ZFS) needs room
+/// for that, and a store to a map that finds none is SIGBUS. Of those not known to do so the worse is assumed.
+fn writes_in_place(stat: rustix::io::Result<rustix::fs::StatFs>) -> bool {
+    // ext2 to ext4, XFS, tmpfs (`linux/magic.h`).
+    const IN_PLACE: [u64; 3] = [0xEF53, 0x5846_5342, 0x0102_1994];
+    stat.is_ok_and(|stat| IN_PLACE.contains(&(stat.f_type as u64)))
 }
 
 struct RealFile {
@@ -176,8 +188,10 @@ impl File for RealFile {
     }
 
     fn overwrite(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
-        // Where the file cannot be mapped, calls do.
-        let overlay = self.overlay.get_or_init(|| Overlay::over(&self.file).ok());
+        // Where the file cannot be mapped, or must not be, calls do.
+        let overlay =
+            || writes_in_place(rustix::fs::fstatfs(&self.file)).then(|| Overlay::over(&self.file).ok()).flatten();
+        let overlay = self.overlay.get_or_init(overlay);
         match overlay.as_ref().is_some_and(|overlay| overlay.write(at, bytes)) {
             true => Ok(()),
             false => self.write(at, bytes),
@@ -190,5 +204,26 @@ impl File for RealFile {
 
     fn write_back(&self, at: u64, len: u64) -> io::Result<()> {
         mmap::write_back(&self.file, at, len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_system_that_is_not_known_to_write_in_place_is_not_written_through_a_map() {
+        assert!(!writes_in_place(Err(rustix::io::Errno::NOSYS)));
+        // Of another type than those that are known, on Linux; elsewhere it is not there.
+        assert!(!RealDisk.writes_in_place(Path::new("/proc")));
+    }
+
+    #[test]
+    fn what_is_overwritten_is_read_however_it_was_written() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = RealDisk.open(&dir.path().join("f"), Open::Create).expect("it is made");
+        file.write(0, &[0; 8192]).expect("it is written");
+        file.overwrite(4000, b"across a page and more").expect("it is written over");
+        assert_eq!(file.read(4000, 22).expect("it is read"), "across a page and more");
     }
 }

@@ -4,6 +4,8 @@
 //! all checksums from [`Checkpoint::recover_from`] on. The first bytes that are no whole unit are the log's end:
 //!
 //! 1. An end below the durable mark is damage, not a tear, and is refused unless the operator accepts the loss.
+//!    A damaged record above that mark is cut like a tear. That whole records follow it proves nothing: of the sectors of
+//!    one write any may survive a power cut, and a record does not say which sync it was waiting for.
 //! 2. What lies behind the end is removed on the device, so that a later crash cannot bring it back.
 //! 3. What was read behind the durable mark is written once more and synced. A sync that failed before the crash may
 //!    have left pages that the kernel calls clean and the device never got; a reader would take them for kept.
@@ -74,7 +76,8 @@ impl Recovery<'_> {
         let mut entries = 0;
         let reading = Reading::Checked { apache_until: known.map_or(PhysicalOffset::MAX, |c| c.apache_until) };
         let end = scan(&segments, from..PhysicalOffset::MAX, reading, |record| {
-            stored_at = stored_at.max(record.frame.stored_at);
+            // The last one's, which after a clock was set back is not the latest.
+            stored_at = record.frame.stored_at;
             entries += self.dispatch(&queues, record);
         })
         .map_err(self.io("reading"))?;

@@ -91,6 +91,33 @@ impl SimDisk {
         self.state.lock().next_sync_fails = true;
     }
 
+    /// The next directory sync fails; the names that it was to keep are as unsynced as before.
+    pub fn fail_sync_dir_once(&self) {
+        self.state.lock().next_sync_dir_fails = true;
+    }
+
+    /// The next removal of a file fails, and the file stays.
+    pub fn fail_remove_once(&self) {
+        self.state.lock().next_remove_fails = true;
+    }
+
+    /// Bytes read since the disk was made.
+    pub fn bytes_read(&self) -> u64 {
+        self.state.lock().bytes_read
+    }
+
+    /// Files synced since the disk was made, one count for each call.
+    pub fn syncs(&self) -> u64 {
+        self.state.lock().syncs
+    }
+
+    /// Has [`Disk::space`] say this of a directory and what lies below, as if it were on a disk of its own.
+    pub fn set_elsewhere(&self, dir: impl Into<PathBuf>, space: Space) {
+        let (dir, mut state) = (dir.into(), self.state.lock());
+        state.elsewhere.retain(|(there, _)| *there != dir);
+        state.elsewhere.push((dir, space));
+    }
+
     /// Bytes that the disk holds. Writes that need new 4 KiB blocks beyond it fail with ENOSPC and write nothing;
     /// overwriting and `set_len` never do.
     pub fn set_capacity(&self, bytes: u64) {
@@ -160,7 +187,10 @@ impl File for SimFile {
     }
 
     fn read_into(&self, at: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.with(|state| state.file(self.node).read(at, buf))
+        self.with(|state| {
+            state.bytes_read += buf.len() as u64;
+            state.file(self.node).read(at, buf)
+        })
     }
 
     fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
@@ -243,9 +273,12 @@ impl Disk for SimDisk {
         self.state.lock().sync_dir(path)
     }
 
-    fn space(&self, _path: &Path) -> io::Result<Space> {
+    fn space(&self, path: &Path) -> io::Result<Space> {
         let state = self.state.lock();
         state.check_power()?;
+        if let Some((_, space)) = state.elsewhere.iter().find(|(dir, _)| path.starts_with(dir)) {
+            return Ok(*space);
+        }
         let total = state.capacity.unwrap_or(CAPACITY_DEFAULT);
         Ok(Space { total, free: total.saturating_sub(state.used()) })
     }

@@ -12,6 +12,7 @@ use super::{
     crash::Chooser,
     data::{BLOCK, FileData},
 };
+use crate::store::disk::Space;
 
 const ROOT: u64 = 0;
 /// Linux's numbers of the errors that the simulation plays.
@@ -78,6 +79,13 @@ pub(super) struct State {
     pub power_ends_at: Option<u64>,
     pub off: bool,
     pub next_sync_fails: bool,
+    pub next_sync_dir_fails: bool,
+    pub next_remove_fails: bool,
+    /// Bytes read, and files synced, since the disk was made.
+    pub bytes_read: u64,
+    pub syncs: u64,
+    /// What [`Disk::space`](super::Disk::space) says of directories that are said to lie on other disks.
+    pub elsewhere: Vec<(PathBuf, Space)>,
     pub capacity: Option<u64>,
     pub locks: HashSet<PathBuf>,
 }
@@ -94,6 +102,11 @@ impl Default for State {
             power_ends_at: None,
             off: false,
             next_sync_fails: false,
+            next_sync_dir_fails: false,
+            next_remove_fails: false,
+            bytes_read: 0,
+            syncs: 0,
+            elsewhere: Vec::new(),
             capacity: None,
             locks: HashSet::new(),
         }
@@ -282,6 +295,9 @@ impl State {
     pub fn remove_file(&mut self, path: &Path) -> io::Result<()> {
         self.check_power()?;
         let (place, node) = (self.place(path)?, self.find_file(path)?);
+        if std::mem::take(&mut self.next_remove_fails) {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
         self.change(Change::Cached, |state| {
             state.unlink(place, node);
             Ok(())
@@ -318,6 +334,9 @@ impl State {
     pub fn sync_dir(&mut self, path: &Path) -> io::Result<()> {
         self.check_power()?;
         let dir = self.find_dir(path)?;
+        if std::mem::take(&mut self.next_sync_dir_fails) {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
         self.change(Change::Device, |state| {
             let (now, later) = std::mem::take(&mut state.unsynced).into_iter().partition(|c| c.touches(dir));
             state.unsynced = later;
@@ -365,6 +384,7 @@ impl State {
     }
 
     pub fn sync_file(&mut self, node: u64) -> io::Result<()> {
+        self.syncs += 1;
         if std::mem::take(&mut self.next_sync_fails) {
             self.file(node).lie();
             return Err(io::Error::from_raw_os_error(EIO));
