@@ -27,6 +27,11 @@ pub struct Config {
     pub polls_per_group_max: usize,
     /// `popInflightMessageThreshold`: deliveries of one queue and group that are neither acked nor expired, at most.
     pub in_flight_max: usize,
+    /// `popInflightTotalMax`: messages of all groups that are in flight or wait for an attempt, at most; give or take what
+    /// the polls under way take.
+    pub in_flight_total_max: usize,
+    /// `popBooksMax`: queues that groups consume, each pair counted, at most.
+    pub books_max: usize,
     /// `retryMaxTimes` of a group that is made without one; deliveries are one more.
     pub retry_max_times: u32,
     /// `flushConsumerOffsetInterval`: how often consumption state is snapshotted when it changed.
@@ -52,6 +57,8 @@ impl Default for Config {
             polls_max: 100_000,
             polls_per_group_max: 1024,
             in_flight_max: 1_000_000,
+            in_flight_total_max: 4_000_000,
+            books_max: 500_000,
             retry_max_times: 16,
             snapshot_interval: Duration::from_secs(5),
             client_timeout: Duration::from_secs(120),

@@ -1,5 +1,6 @@
 //! What the broker can refuse: one enum for each verb, each variant with the data that a front needs to word it.
 
+use super::pop::TooManyBooks;
 use crate::{
     store::{AppendError, Poisoned, ReadError},
     types::{GroupName, MessageType, TopicName},
@@ -42,12 +43,31 @@ pub enum TakeError {
     PollingFull { parked: usize, max: usize, setting: &'static str },
     #[error("the server has {0} groups, which is its limit; delete some or raise groupsMax")]
     TooManyGroups(usize),
+    #[error("the server keeps {books} books, one for each queue and group, the most is {max}; raise popBooksMax")]
+    TooManyBooks { books: usize, max: usize },
+    #[error(
+        "{held} messages of all groups are in flight or wait for an attempt, the most is {max}; acknowledge some, or \
+         raise popInflightTotalMax"
+    )]
+    TooManyInFlight { held: usize, max: usize },
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error(transparent)]
     Poisoned(#[from] Poisoned),
     #[error("saving the group table: {0}")]
     Metadata(String),
+}
+
+impl From<TooManyBooks> for TakeError {
+    fn from(TooManyBooks { books, max }: TooManyBooks) -> Self {
+        Self::TooManyBooks { books, max }
+    }
+}
+
+impl From<TooManyBooks> for SettleError {
+    fn from(TooManyBooks { books, max }: TooManyBooks) -> Self {
+        Self::TooManyBooks { books, max }
+    }
 }
 
 /// Why a delivery could not be settled (acked, changed, dead-lettered).
@@ -63,6 +83,8 @@ pub enum SettleError {
     TopicNotFound(TopicName),
     #[error("group {0} does not exist")]
     GroupNotFound(GroupName),
+    #[error("the server keeps {books} books, one for each queue and group, the most is {max}; raise popBooksMax")]
+    TooManyBooks { books: usize, max: usize },
     #[error(transparent)]
     Append(#[from] AppendError),
     #[error(transparent)]

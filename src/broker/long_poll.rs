@@ -5,7 +5,8 @@
 //! filter may want the message; a poll that was woken and has not looked yet will see later arrivals too, so they wake
 //! nobody else. Whoever takes a full batch and leaves some wakes the next ([`Line::wake`]).
 //!
-//! A wake-up is never lost: a seat that is given up between being woken and having looked passes the wake-up on.
+//! A wake-up is never lost: a seat that is given up between being woken and having looked passes the wake-up on, also
+//! when the look ended with an error.
 //!
 //! Locks: `topics`, then one line's; wakers run after both are let go.
 
@@ -76,6 +77,8 @@ struct Seats {
 struct Waiting {
     filter: Filter,
     woken: Option<Cause>,
+    /// The wake-up that it is looking for: not used up before the look has succeeded.
+    looking: Option<Cause>,
     waker: Option<Waker>,
 }
 
@@ -167,7 +170,7 @@ impl Line {
         seats.next += 1;
         // Whoever ends all polls may have been here already.
         let woken = self.room.ended.load(Ordering::SeqCst).then_some(Cause::Any);
-        seats.waiting.insert(id, Waiting { filter, woken, waker: None });
+        seats.waiting.insert(id, Waiting { filter, woken, looking: None, waker: None });
         drop(seats);
         fence(Ordering::SeqCst);
         Ok(Seat { line: Arc::clone(self), id })
@@ -204,7 +207,7 @@ impl Seats {
             Cause::Any => {
                 let mut seen: Vec<&Filter> = Vec::new();
                 for waiting in self.waiting.values_mut() {
-                    let Waiting { filter, woken, waker } = waiting;
+                    let Waiting { filter, woken, waker, .. } = waiting;
                     if !seen.contains(&&*filter) {
                         seen.push(filter);
                         *woken = Some(Cause::Any);
@@ -218,9 +221,16 @@ impl Seats {
 
 impl Waiting {
     fn wake(&mut self, cause: Cause, wakers: &mut Vec<Waker>) {
-        // Two different reasons before the poll has looked: whoever inherits them must assume anything.
-        self.woken = if self.woken.is_some_and(|before| before != cause) { Some(Cause::Any) } else { Some(cause) };
+        self.woken = both(self.woken, Some(cause));
         wakers.extend(self.waker.take());
+    }
+}
+
+/// Two different reasons before a poll has looked: whoever inherits them must assume anything.
+fn both(a: Option<Cause>, b: Option<Cause>) -> Option<Cause> {
+    match (a, b) {
+        (Some(a), Some(b)) if a != b => Some(Cause::Any),
+        (a, b) => a.or(b),
     }
 }
 
@@ -246,12 +256,20 @@ impl Seat {
         Poll::Pending
     }
 
-    /// Says that the poll is about to look: it uses the wake-up that it got, and what happens from now on wakes it anew.
+    /// Says that the poll is about to look: what happens from now on wakes it anew. The wake-up that it got is used up
+    /// by [`Seat::looked`].
     pub fn about_to_look(&self) {
         if let Some(waiting) = self.line.seats.lock().waiting.get_mut(&self.id) {
-            waiting.woken = None;
+            waiting.looking = both(waiting.looking, waiting.woken.take());
         }
         fence(Ordering::SeqCst);
+    }
+
+    /// Says that the look has succeeded, whatever it found.
+    pub fn looked(&self) {
+        if let Some(waiting) = self.line.seats.lock().waiting.get_mut(&self.id) {
+            waiting.looking = None;
+        }
     }
 }
 
@@ -259,7 +277,7 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut wakers = Vec::new();
         let mut seats = self.line.seats.lock();
-        let unused = seats.waiting.remove(&self.id).and_then(|waiting| waiting.woken);
+        let unused = seats.waiting.remove(&self.id).and_then(|w| both(w.looking, w.woken));
         if let Some(cause) = unused {
             seats.wake(cause, &mut wakers);
         }

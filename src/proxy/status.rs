@@ -111,7 +111,10 @@ impl From<TakeError> for Refusal {
             TakeError::TopicNotFound(_) => Code::TopicNotFound,
             TakeError::GroupNotFound(_) => Code::ConsumerGroupNotFound,
             TakeError::NotReadable(_) | TakeError::GroupDisabled(_) => Code::Forbidden,
-            TakeError::PollingFull { .. } | TakeError::TooManyGroups(_) => Code::TooManyRequests,
+            TakeError::PollingFull { .. }
+            | TakeError::TooManyGroups(_)
+            | TakeError::TooManyBooks { .. }
+            | TakeError::TooManyInFlight { .. } => Code::TooManyRequests,
             TakeError::Read(read) => read_code(read),
             TakeError::Poisoned(_) | TakeError::Metadata(_) => Code::InternalServerError,
         };
@@ -131,7 +134,7 @@ impl From<SettleError> for Refusal {
             | SettleError::Append(AppendError::TooLarge { .. } | AppendError::PropertiesTooLarge { .. }) => {
                 Code::InvalidReceiptHandle
             }
-            SettleError::Append(AppendError::Busy { .. }) => Code::TooManyRequests,
+            SettleError::TooManyBooks { .. } | SettleError::Append(AppendError::Busy { .. }) => Code::TooManyRequests,
             SettleError::Append(AppendError::Full { .. } | AppendError::Poisoned(_) | AppendError::Closed)
             | SettleError::Read(ReadError::Io { .. } | ReadError::Queue(_) | ReadError::Index(_))
             | SettleError::Poisoned(_) => Code::InternalServerError,

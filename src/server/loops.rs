@@ -10,6 +10,7 @@ use crate::{broker::Broker, drain::Drain, proxy::Proxy};
 /// Starts them all on one thread.
 pub fn start(on: &Handle, drain: &Drain, broker: &Broker, proxy: &Proxy) {
     drain.spawn(on, vital("redelivery", revive(broker.clone(), drain.clone())));
+    drain.spawn(on, vital("dead letters", bury(broker.clone(), drain.clone())));
     drain.spawn(on, vital("snapshots", snapshots(broker.clone(), drain.clone())));
     let (proxy, stop) = (proxy.clone(), drain.token());
     drain.spawn(on, vital("the front's background", async move { proxy.background(stop).await }));
@@ -27,7 +28,7 @@ async fn vital(name: &'static str, work: impl Future<Output = ()>) {
 /// Ends leases when they are over: never early, and not at intervals but at the next one's end.
 async fn revive(broker: Broker, drain: Drain) {
     loop {
-        let next = broker.revive().await;
+        let next = broker.end_leases().await;
         let due = async {
             match next {
                 Some(next) => tokio::time::sleep(next.remaining(broker.clock().now())).await,
@@ -38,6 +39,16 @@ async fn revive(broker: Broker, drain: Drain) {
             () = drain.stopping() => return,
             () = broker.revive_sooner() => {}
             () = due => {}
+        }
+    }
+}
+
+/// Moves what had its attempts to the dead-letter topics; it waits for the disk, which redelivery must not.
+async fn bury(broker: Broker, drain: Drain) {
+    loop {
+        tokio::select! {
+            () = drain.stopping() => return,
+            () = broker.doomed() => broker.bury().await,
         }
     }
 }

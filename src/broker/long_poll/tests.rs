@@ -76,9 +76,24 @@ fn a_woken_poll_that_goes_away_passes_the_wake_up_on() {
     drop(first);
     assert!(second.is_woken());
     second.seat.about_to_look();
+    second.seat.looked();
     let third = Parked::in_line(&line, Filter::All);
     drop(second);
     assert!(!third.is_woken(), "that wake-up was used");
+}
+
+#[test]
+fn a_poll_whose_look_failed_passes_the_wake_up_on() {
+    let (topic, group) = names();
+    let polls = LongPoll::new(10, 10);
+    let line = polls.line(&topic, &group);
+    let (first, second) = (Parked::in_line(&line, Filter::All), Parked::in_line(&line, Filter::All));
+    polls.arrived(&topic, 0);
+    first.seat.about_to_look();
+    assert!(!second.is_woken());
+    // It could not read, or its client went away meanwhile.
+    drop(first);
+    assert!(second.is_woken());
 }
 
 #[test]

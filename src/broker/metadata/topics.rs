@@ -92,12 +92,14 @@ impl Topics {
     }
 
     /// Recovery may have brought back what was deleted: hides it below the start of the queues that live, and removes the
-    /// queues of topics that do not.
+    /// queues of topics that do not, as far as there are any.
     fn settle_queues(&self, store: &Store) {
         for (name, starts) in &self.change.lock().starts {
             if self.entry(name.as_str()).is_some() {
                 begin_queues(store, name, starts);
-            } else if let Err(error) = store.delete_topic(name) {
+            } else if store.has_messages(name)
+                && let Err(error) = store.delete_topic(name)
+            {
                 tracing::warn!(topic = %name, %error, "removing the queues of a deleted topic");
             }
         }

@@ -24,7 +24,7 @@ impl Broker {
         group: &GroupName,
         receipt: &Receipt,
     ) -> Result<(), SettleError> {
-        let subscription = self.settled_subscription(topic, group)?;
+        let subscription = self.settled_subscription(topic, group, std::slice::from_ref(receipt))?;
         if !receipt.is_sealed_for(topic, group) {
             return Err(SettleError::Invalid);
         }
@@ -64,6 +64,7 @@ impl Broker {
         let end = self.append_copy(book, offset, &topic, &message)?;
         inner.pop.touch();
         pages.book.done(offset..offset.plus(1));
+        inner.pop.schedule.count(&mut pages);
         drop(pages);
         owner.line.wake(Cause::Any);
         Ok(end)
@@ -95,7 +96,7 @@ impl Broker {
         let done = What::Done(vec![(book.queue_id, vec![offset..offset.plus(1)])]);
         let unit = [copy, self.inner.pop.log.record(&book.owner, done)];
         // `None`: somebody deleted the dead-letter topic just now.
-        let ticket = self.append_to_topic(&topic, &unit, Purpose::Internal);
+        let ticket = self.append_to_topic(&topic, &unit, Purpose::Deferrable);
         Ok(ticket.ok_or(SettleError::TopicNotFound(topic))??.end)
     }
 }

@@ -5,7 +5,7 @@
 //! - [`subscription`]: the table of books and the order of locks; [`schedule`]: which book needs looking after when.
 //! - [`take`]: choose, book, read, or park until there is something ([`long_poll`](super::long_poll)).
 //! - [`settle`]: ack, change of the invisible time, renewal; [`dead_letter`]: the way out after the last attempt.
-//! - [`revive`]: leases that run out.
+//! - [`revive`]: leases that run out; [`bury`]: what had its attempts moves to the dead-letter topic.
 //! - [`own`]: what the broker itself consumes of its own topics.
 //! - [`settle_record`], [`log`](self::log): what is written of all this; [`snapshot`], [`restore`]: how it comes back.
 //!
@@ -17,6 +17,7 @@
 //! beside them, so that a stepped clock can shorten a wait across a restart but never make it longer.
 
 mod book;
+mod bury;
 mod codec;
 mod dead_letter;
 mod log;
@@ -47,9 +48,10 @@ use tokio::sync::Semaphore;
 
 pub use receipt::Receipt;
 
-pub(super) use self::subscription::QueueBook;
+pub(super) use self::subscription::{QueueBook, TooManyBooks};
 use self::{
     book::Book,
+    bury::Burials,
     log::{Run, SettleLog},
     schedule::Schedule,
     settle_record::{Entry, What},
@@ -106,6 +108,7 @@ pub(super) struct Pop {
     polls: Arc<LongPoll>,
     subscriptions: Subscriptions,
     schedule: Schedule,
+    burials: Burials,
     log: SettleLog,
     run: Run,
     cold_reads: Arc<Semaphore>,
@@ -124,8 +127,9 @@ impl Pop {
         let run = Run::begin(restored.next_run(clock.wall()), clock.as_ref());
         let pop = Self {
             polls,
-            subscriptions: Subscriptions::default(),
+            subscriptions: Subscriptions::new(config.books_max),
             schedule: Schedule::default(),
+            burials: Burials::default(),
             log,
             run,
             cold_reads: Arc::new(Semaphore::new(COLD_READS_MAX)),
@@ -161,18 +165,33 @@ impl Pop {
     /// that no poll begins anew meanwhile.
     pub(super) fn forget_topic(&self, topic: &TopicName) -> Result<(), AdminError> {
         // Before anybody can make a subscription anew: it would get a line that no arrival finds.
-        self.subscriptions.forget(Some(topic), None, || {
-            self.polls.forget_topic(topic);
-            self.record(&Entry::ForgetTopic(topic.clone()))
-        })
+        self.subscriptions.forget(
+            Some(topic),
+            None,
+            |pages| self.shut(pages),
+            || {
+                self.polls.forget_topic(topic);
+                self.record(&Entry::ForgetTopic(topic.clone()))
+            },
+        )
     }
 
     /// Forgets a group's progress on every topic, as [`Pop::forget_topic`].
     pub(super) fn forget_group(&self, group: &GroupName) -> Result<(), AdminError> {
-        self.subscriptions.forget(None, Some(group), || {
-            self.polls.forget_group(group);
-            self.record(&Entry::ForgetGroup(group.clone()))
-        })
+        self.subscriptions.forget(
+            None,
+            Some(group),
+            |pages| self.shut(pages),
+            || {
+                self.polls.forget_group(group);
+                self.record(&Entry::ForgetGroup(group.clone()))
+            },
+        )
+    }
+
+    fn shut(&self, pages: &mut Pages) {
+        pages.forgotten = true;
+        self.schedule.count(pages);
     }
 
     /// Every topic and group that there are books of, together.
@@ -192,7 +211,7 @@ impl Pop {
 
 impl Broker {
     /// The subscription of a group on a topic, made if need be.
-    fn subscription(&self, topic: &Topic, group: &GroupName) -> Arc<Subscription> {
+    fn subscription(&self, topic: &Topic, group: &GroupName) -> Result<Arc<Subscription>, TooManyBooks> {
         let pop = &self.inner.pop;
         let names = (&topic.name, group);
         let first = |queue| self.queue_start(&topic.name, queue);

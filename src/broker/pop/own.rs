@@ -20,7 +20,8 @@ impl Broker {
         // No queue begins behind this, so it is read from its first message.
         let first = |_| QueueOffset::MAX;
         let names = (&topic, &group);
-        let subscription = pop.subscriptions.get_or_make(&self.inner.store, &pop.polls, names, 1, first, |_| {});
+        let made = pop.subscriptions.get_or_make(&self.inner.store, &pop.polls, names, 1, first, |_| {});
+        let Ok(subscription) = made else { unreachable!("books of the server's own groups are always made") };
         let book = subscription.books()[0].clone();
         debug_assert_eq!(book.queue_id, QueueId(0));
         book

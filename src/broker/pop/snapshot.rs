@@ -36,6 +36,10 @@ const SMALL: usize = 1 << 20;
 /// A larger one is written once so many of its bytes come to one record that a start would have to replay: both cost
 /// about the same then. So a start replays at most a 64th of the snapshot's bytes in records, or one interval's.
 const BYTES_PER_RECORD: u64 = 64;
+/// It is also written once the log has grown by so many times its size, or it is so old: retention deletes nothing that
+/// came after it.
+const LOG_BYTES_PER_BYTE: u64 = 16;
+const AGE_MAX: Duration = Duration::from_secs(600);
 
 /// What the file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,6 +74,9 @@ pub struct Last {
     settled: QueueOffset,
     /// Its size.
     pub bytes: usize,
+    /// The log's end then, and when that was.
+    end: PhysicalOffset,
+    at: Deadline,
     /// How often one was written.
     count: u64,
 }
@@ -119,8 +126,12 @@ impl Snapshot {
 }
 
 impl Last {
-    fn is_due(&self, settled: QueueOffset) -> bool {
-        self.bytes <= SMALL || self.settled.until(settled) >= self.bytes as u64 / BYTES_PER_RECORD
+    fn is_due(&self, settled: QueueOffset, end: PhysicalOffset, now: Deadline) -> bool {
+        let bytes = self.bytes as u64;
+        self.bytes <= SMALL
+            || self.settled.until(settled) >= bytes / BYTES_PER_RECORD
+            || self.end.until(end) >= bytes.saturating_mul(LOG_BYTES_PER_BYTE)
+            || now >= self.at.plus(AGE_MAX)
     }
 }
 
@@ -174,21 +185,23 @@ impl Pop {
     pub(super) fn snapshot(&self, store: &Store, clock: &dyn Clock) -> io::Result<()> {
         let mut last = self.snapshots.lock();
         // Read before the records are counted: what is not counted lies behind it.
-        let held_from = store.watermarks().dispatched;
-        let held_from = held_from.min(self.own_needs());
+        let end = store.watermarks().dispatched;
+        let held_from = end.min(self.own_needs());
         let settled = self.log.queue.max();
-        if !last.is_due(settled) {
-            return Ok(());
+        // The last one of this run has every record that there is.
+        if last.count > 0 && settled == last.settled {
+            store.hold_from(held_from);
         }
-        if !self.changed.swap(false, Ordering::AcqRel) {
-            if settled == last.settled {
-                store.hold_from(held_from);
-            }
+        let now = clock.now();
+        if !last.is_due(settled, end, now) || !self.changed.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
         let written = self.write(store, clock, settled, held_from, &mut last);
         match &written {
-            Ok(()) => store.hold_from(held_from),
+            Ok(()) => {
+                (last.end, last.at) = (end, now);
+                store.hold_from(held_from);
+            }
             Err(_) => self.changed.store(true, Ordering::Release),
         }
         written

@@ -62,6 +62,8 @@ struct Walk<'a> {
     bytes_left: u64,
     scans_left: usize,
     in_flight_max: usize,
+    /// All books together have room for more.
+    takes_fresh: bool,
     max_attempts: u32,
     now: Deadline,
     until: Deadline,
@@ -75,9 +77,12 @@ impl Broker {
         let mut seat: Option<Seat> = None;
         loop {
             let (topic, group) = self.may_take(&take).await?;
-            let subscription = self.subscription(&topic, &group.name);
+            let subscription = self.subscription(&topic, &group.name)?;
             let line = &subscription.owner.line;
             let (found, more) = self.look(&subscription, &group, &take).await?;
+            if let Some(seat) = &seat {
+                seat.looked();
+            }
             if !found.is_empty() {
                 drop(seat);
                 if more {
@@ -183,6 +188,7 @@ impl Broker {
             bytes_left: BATCH_BYTES_MAX,
             scans_left: SCAN_MAX,
             in_flight_max: inner.config.in_flight_max,
+            takes_fresh: inner.pop.schedule.held() < inner.config.in_flight_total_max,
             max_attempts: group.max_attempts(),
             now,
             until: now.plus(take.invisible),
@@ -216,6 +222,10 @@ impl Broker {
         }
         if walk.scans_left < SCAN_MAX {
             inner.pop.touch();
+        }
+        if batch.booked.is_empty() && !walk.takes_fresh {
+            let (held, max) = (inner.pop.schedule.held(), inner.config.in_flight_total_max);
+            return Err(TakeError::TooManyInFlight { held, max });
         }
         Ok(batch)
     }
@@ -388,7 +398,7 @@ impl Walk<'_> {
         loop {
             let mut expected = pages.next();
             let room = self.in_flight_max.saturating_sub(pages.in_flight().max(pages.waiting()));
-            if expected >= end || self.is_full(out) || self.scans_left == 0 || room == 0 {
+            if expected >= end || !self.takes_fresh || self.is_full(out) || self.scans_left == 0 || room == 0 {
                 return Ok(());
             }
             let chunk = match self.filter {

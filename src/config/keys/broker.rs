@@ -93,6 +93,21 @@ pub static KEYS: &[Key] = &[
         rule: Rule::Count { range: 1..=100_000_000, set: |c, n| c.broker.in_flight_max = n as usize },
     },
     Key {
+        name: "popInflightTotalMax",
+        aliases: &[],
+        default: "4000000",
+        doc: "Messages that all groups together hold unacknowledged, or that wait for another attempt, at most; about 100 \
+              bytes of memory each. Above it polls get what is due again, and no new messages.",
+        rule: Rule::Count { range: 1..=1_000_000_000, set: |c, n| c.broker.in_flight_total_max = n as usize },
+    },
+    Key {
+        name: "popBooksMax",
+        aliases: &[],
+        default: "500000",
+        doc: "Queues that groups consume at most, each group's counted; about 450 bytes of memory each.",
+        rule: Rule::Count { range: 1..=100_000_000, set: |c, n| c.broker.books_max = n as usize },
+    },
+    Key {
         name: "popPollingSize",
         aliases: &[],
         default: "1024",

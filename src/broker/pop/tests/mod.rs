@@ -1,5 +1,6 @@
 //! The rules of consumption, on the real broker and store over the simulated disk.
 
+mod large;
 mod model;
 mod own;
 mod restarting;

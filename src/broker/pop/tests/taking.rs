@@ -230,7 +230,7 @@ async fn what_was_booked_and_not_read_comes_again_as_the_same_attempt() {
     let world = World::new(1);
     world.send(&["a", "b"]).await;
     let names = (world.broker.topic("orders").unwrap(), world.broker.group("billing").unwrap());
-    let subscription = world.broker.subscription(&names.0, &group());
+    let subscription = world.broker.subscription(&names.0, &group()).unwrap();
     let parked = {
         let batch = world.broker.walk(&subscription, &names.1, &world.poll(2)).unwrap();
         assert_eq!(world.progress(), (0, 2, 0));
