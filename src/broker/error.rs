@@ -2,8 +2,10 @@
 
 use crate::{
     store::{AppendError, Poisoned, ReadError},
-    types::{GroupName, MessageType, TopicName},
+    types::{GroupName, MessageType, QueueId, QueueOffset, TopicName},
 };
+
+use super::long_poll::Full;
 
 /// Why a message was not stored.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -48,6 +50,42 @@ pub enum TakeError {
     Poisoned(#[from] Poisoned),
     #[error("saving the group table: {0}")]
     Metadata(String),
+}
+
+impl From<Full> for TakeError {
+    fn from(full: Full) -> Self {
+        Self::PollingFull { parked: full.parked, max: full.max, setting: full.setting }
+    }
+}
+
+/// Why a pull got nothing but a refusal.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PullError {
+    #[error(transparent)]
+    Take(#[from] TakeError),
+    #[error("queue {queue} does not exist: topic {topic} has {queues} readable queues, from 0 on")]
+    NoQueue { topic: TopicName, queue: QueueId, queues: u32 },
+    #[error("offset {offset} is not among those of the queue, {min} to {max}; go on from one of these")]
+    OutOfRange { offset: QueueOffset, min: QueueOffset, max: QueueOffset },
+}
+
+/// Why a group's offset, or one of a queue, was not told or set.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum OffsetError {
+    #[error("topic {0} does not exist; `ferromq topic list` shows those that do")]
+    TopicNotFound(TopicName),
+    #[error("group {0} does not exist; `ferromq group list` shows those that do")]
+    GroupNotFound(GroupName),
+    #[error("queue {queue} does not exist: topic {topic} has {queues} readable queues, from 0 on")]
+    NoQueue { topic: TopicName, queue: QueueId, queues: u32 },
+    #[error("offset {offset} is beyond the end of queue {queue}, which is {max}")]
+    Beyond { queue: QueueId, offset: QueueOffset, max: QueueOffset },
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Poisoned(#[from] Poisoned),
 }
 
 /// Why a delivery could not be settled (acked, changed, dead-lettered).

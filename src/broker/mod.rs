@@ -4,7 +4,7 @@
 //!
 //! - [`metadata`] - topics and consumer groups.
 //! - [`produce`] - sending.
-//! - [`pop`] - consumption.
+//! - [`pop`] - consumption; [`pull`] - reading from an offset on.
 //! - [`filter`] - which messages a consumer wants.
 //! - [`clients`] - who is there.
 //!
@@ -21,6 +21,7 @@ mod metadata;
 mod offsets;
 mod pop;
 mod produce;
+mod pull;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -28,11 +29,12 @@ use std::sync::Arc;
 
 pub use clients::Role;
 pub use config::Config;
-pub use error::{AdminError, ProduceError, SettleError, TakeError};
+pub use error::{AdminError, OffsetError, ProduceError, PullError, SettleError, TakeError};
 pub use filter::{Filter, FilterError};
 pub use metadata::{Group, GroupChange, RetryPolicy, Topic, TopicChange};
-pub use pop::{Delivery, Progress, Receipt, Take};
+pub use pop::{Delivery, Moved, Position, Progress, Receipt, Take};
 pub use produce::{Draft, Produced};
+pub use pull::{Pull, Pulled};
 
 pub use crate::store::{AppendError, Health, Poisoned, ReadError};
 use crate::{store::Store, types::Clock};

@@ -6,7 +6,9 @@
 //! repeated every second without end, so a condition that will not pass must have that code.
 
 use crate::{
-    broker::{AdminError, AppendError, FilterError, ProduceError, ReadError, SettleError, TakeError},
+    broker::{
+        AdminError, AppendError, FilterError, OffsetError, ProduceError, PullError, ReadError, SettleError, TakeError,
+    },
     proto::v2::{self, Code},
     types::NameError,
 };
@@ -114,6 +116,32 @@ impl From<TakeError> for Refusal {
             TakeError::PollingFull { .. } | TakeError::TooManyGroups(_) => Code::TooManyRequests,
             TakeError::Read(read) => read_code(read),
             TakeError::Poisoned(_) | TakeError::Metadata(_) => Code::InternalServerError,
+        };
+        Self::new(code, error)
+    }
+}
+
+impl From<PullError> for Refusal {
+    fn from(error: PullError) -> Self {
+        let code = match error {
+            PullError::Take(error) => return error.into(),
+            PullError::NoQueue { .. } => Code::BadRequest,
+            PullError::OutOfRange { .. } => Code::IllegalOffset,
+        };
+        Self::new(code, error)
+    }
+}
+
+impl From<OffsetError> for Refusal {
+    fn from(error: OffsetError) -> Self {
+        let code = match &error {
+            OffsetError::TopicNotFound(_) => Code::TopicNotFound,
+            OffsetError::GroupNotFound(_) => Code::ConsumerGroupNotFound,
+            OffsetError::NoQueue { .. } => Code::BadRequest,
+            OffsetError::Beyond { .. } => Code::IllegalOffset,
+            OffsetError::Append(append) => append_code(append),
+            OffsetError::Read(read) => read_code(read),
+            OffsetError::Poisoned(_) => Code::InternalServerError,
         };
         Self::new(code, error)
     }

@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-use super::{AdminError, Broker, QueueBook, Receipt, SettleError, What};
+use super::{AdminError, Book, Broker, QueueBook, Receipt, SettleError, What};
 use crate::broker::long_poll::Cause;
 
 impl Broker {
@@ -30,19 +30,31 @@ impl Broker {
         }
         let books = subscription.books();
         let book = Arc::clone(books.get(receipt.queue.0 as usize).ok_or(SettleError::Invalid)?);
-        let (broker, offset) = (self.clone(), receipt.offset);
+        let (broker, offset, issue) = (self.clone(), receipt.offset, receipt.issue());
         let at = PhysicalOffset::ZERO;
-        let moved = self.off_the_runtime(move || broker.dead_letter(&book, offset)).await;
+        let still = move |book: &Book| !book.is_void(issue);
+        let moved = self.off_the_runtime(move || broker.dead_letter(&book, offset, still)).await;
         let end = moved.map_err(|error| ReadError::Io { at, error: Arc::new(error) })??;
         Ok(self.inner.store.committed(end).await?)
     }
 
-    /// Copies and marks as done; the log's end that must be safe before anybody is told. Waits for the disk.
-    pub(super) fn dead_letter(&self, book: &QueueBook, offset: QueueOffset) -> Result<PhysicalOffset, SettleError> {
+    /// Copies and marks as done; the log's end that must be safe before anybody is told. Waits for the disk. `still` says
+    /// whether the message is to be moved when that is about to happen: its group may have been reset meanwhile.
+    pub(super) fn dead_letter(
+        &self,
+        book: &QueueBook,
+        offset: QueueOffset,
+        still: impl Fn(&Book) -> bool,
+    ) -> Result<PhysicalOffset, SettleError> {
         let inner = &self.inner;
-        if book.open().book.is_done(offset) {
+        let pages = book.open();
+        if !still(&pages.book) {
+            return Err(SettleError::Expired);
+        }
+        if pages.book.is_done(offset) {
             return Ok(inner.store.end());
         }
+        drop(pages);
         let owner = &book.owner;
         let entry = entry_at(book, offset)?.ok_or(SettleError::Invalid)?;
         let message = inner.store.message(entry.physical, entry.size)?;
@@ -57,6 +69,9 @@ impl Broker {
         let mut pages = book.open();
         if pages.forgotten {
             return Err(SettleError::GroupNotFound(owner.group.clone()));
+        }
+        if !still(&pages.book) {
+            return Err(SettleError::Expired);
         }
         if pages.book.is_done(offset) {
             return Ok(inner.store.end());

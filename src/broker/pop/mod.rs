@@ -4,6 +4,7 @@
 //! - [`book`]: what is so about each message of a queue for a group; plain data.
 //! - [`subscription`]: the table of books and the order of locks; [`schedule`]: which book needs looking after when.
 //! - [`take`]: choose, book, read, or park until there is something ([`long_poll`](super::long_poll)).
+//! - [`reset`]: a group goes on from elsewhere.
 //! - [`settle`]: ack, change of the invisible time, renewal; [`dead_letter`]: the way out after the last attempt.
 //! - [`revive`]: leases that run out.
 //! - [`own`]: what the broker itself consumes of its own topics.
@@ -23,6 +24,7 @@ mod log;
 mod own;
 mod ranges;
 mod receipt;
+mod reset;
 mod restore;
 mod revive;
 mod schedule;
@@ -46,6 +48,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 pub use receipt::Receipt;
+pub use reset::{Moved, Position};
 
 pub(super) use self::subscription::QueueBook;
 use self::{
@@ -57,7 +60,7 @@ use self::{
 };
 
 use super::{
-    AdminError, Broker, Config, Filter, OpenError, SettleError, TakeError, Topic,
+    AdminError, Broker, Config, Filter, OffsetError, OpenError, SettleError, TakeError, Topic,
     long_poll::{Line, LongPoll},
 };
 use crate::{
@@ -142,8 +145,12 @@ impl Pop {
             tracing::warn!(%error, "could not save consumption state; it is replayed from the log at the next start");
         }
         let listener = Arc::clone(&pop.polls);
-        store.on_arrival(Box::new(move |arrival| listener.arrived(arrival.topic, arrival.tags_code)));
+        store.on_arrival(Box::new(move |arrival| listener.arrived(arrival.topic, arrival.queue, arrival.tags_code)));
         Ok(pop)
+    }
+
+    pub(super) fn polls(&self) -> &Arc<LongPoll> {
+        &self.polls
     }
 
     fn touch(&self) {

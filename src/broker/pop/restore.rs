@@ -13,7 +13,7 @@ use crate::{
 
 use super::{
     Book, Broker, OpenError, Pop,
-    settle_record::{Entry, Record, Retry, What},
+    settle_record::{Entry, Record, Reset, Retry, What},
     snapshot::{self, Snapshot},
 };
 
@@ -70,7 +70,7 @@ impl Restored {
         for subscription in snapshot.subscriptions {
             let mut books = Books::new();
             for state in subscription.books {
-                let mut book = Book::starting_at(state.commit);
+                let mut book = Book::starting_at(state.commit).with_void(state.void);
                 state.done.into_iter().for_each(|range| book.done(range));
                 state.retries.iter().for_each(|retry| self.apply_retry(&mut book, retry));
                 books.insert(state.queue, book);
@@ -137,6 +137,11 @@ impl Restored {
             What::Start(starts) => {
                 for (queue, at) in starts {
                     books.entry(queue).or_insert_with(|| Book::starting_at(at));
+                }
+            }
+            What::Reset(resets) => {
+                for Reset { queue, to, void } in resets {
+                    known_or_new(books, queue).reset(to, void);
                 }
             }
         }

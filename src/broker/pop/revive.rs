@@ -108,7 +108,11 @@ impl Broker {
         // A full disk fails all of them alike: said once for each book and go.
         let mut later: Option<SettleError> = None;
         for (offset, _) in &doomed.messages {
-            let Err(error) = self.dead_letter(book, *offset) else { continue };
+            let Err(error) = self.dead_letter(book, *offset, |book| book.is_moving(*offset)) else { continue };
+            if matches!(error, SettleError::Expired) {
+                // Somebody else has settled it, or the group was reset and it is a message like any other again.
+                continue;
+            }
             let mut pages = book.open();
             match after_failure(&error) {
                 Some(wait) => {

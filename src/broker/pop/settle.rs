@@ -18,18 +18,18 @@ use super::{
 use crate::broker::long_poll::Cause;
 
 /// The books of the queues that a call speaks of, locked in order of queue.
-struct Opened<'a>(Vec<(&'a Arc<QueueBook>, MutexGuard<'a, Pages>)>);
+pub(super) struct Opened<'a>(Vec<(&'a Arc<QueueBook>, MutexGuard<'a, Pages>)>);
 
 impl<'a> Opened<'a> {
     /// Opens the books of these queues; receipts of queues that do not exist find no book.
-    fn open(books: &'a [Arc<QueueBook>], mut queues: Vec<QueueId>) -> Self {
+    pub fn open(books: &'a [Arc<QueueBook>], mut queues: Vec<QueueId>) -> Self {
         queues.sort_unstable();
         queues.dedup();
         let known = queues.iter().filter_map(|queue| books.get(queue.0 as usize));
         Self(known.map(|book| (book, book.open())).collect())
     }
 
-    fn find(&mut self, queue: QueueId) -> Option<&mut (&'a Arc<QueueBook>, MutexGuard<'a, Pages>)> {
+    pub fn find(&mut self, queue: QueueId) -> Option<&mut (&'a Arc<QueueBook>, MutexGuard<'a, Pages>)> {
         self.0.iter_mut().find(|(book, _)| book.queue_id == queue)
     }
 }
@@ -200,6 +200,9 @@ impl Broker {
         let owner = &subscription.owner;
         if pages.forgotten || !receipt.is_sealed_for(&owner.topic, &owner.group) {
             return Err(SettleError::Invalid);
+        }
+        if pages.book.is_void(receipt.issue()) {
+            return Err(SettleError::Expired);
         }
         let now = self.inner.clock.now();
         match pages.book.judge(self.claim(book, receipt, now), now) {

@@ -8,7 +8,8 @@
 //! Layout, numbers and texts as [`codec`](super::codec) spells them: `FMQPOP` and a version byte; run; settled; held from
 //! (physical offset); count of subscriptions, for each: topic, group, count of books, for each: queue, commit offset, done
 //! ranges (count, then distance and length each), count of retries, for each: offset, next attempt, visible at (wall
-//! clock, ms), delay (ms); at the end the CRC-32 of all that, 4 bytes, little-endian.
+//! clock, ms), delay (ms), and then, since version 2, run and nonce of the last receipt that a reset made void; at the end
+//! the CRC-32 of all that, 4 bytes, little-endian.
 
 use std::{io, ops::Range, sync::atomic::Ordering, time::Duration};
 
@@ -20,7 +21,7 @@ use crate::{
 
 use super::{
     Book, Broker, Pop, Subscription,
-    book::Exception,
+    book::{Exception, Issue},
     codec::{Malformed, Reader, Result, Writer},
     settle_record::Retry,
 };
@@ -29,7 +30,7 @@ use super::{
 pub const FILE: &str = "ferromqPop.snapshot";
 const MAGIC: &[u8; 6] = b"FMQPOP";
 /// Of the file's layout.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const CRC_LEN: usize = 4;
 /// Bytes up to which a snapshot is written whenever something changed.
 const SMALL: usize = 1 << 20;
@@ -62,6 +63,7 @@ pub struct BookState {
     pub commit: QueueOffset,
     pub done: Vec<Range<QueueOffset>>,
     pub retries: Vec<Retry>,
+    pub void: Issue,
 }
 
 /// What the last snapshot of this run said.
@@ -102,7 +104,8 @@ impl Snapshot {
         }
         let Some(content) = content.strip_prefix(MAGIC) else { return Err(Malformed { what: "the beginning" }) };
         let mut r = Reader(content);
-        if r.byte()? != VERSION {
+        let version = r.byte()?;
+        if !(1..=VERSION).contains(&version) {
             return Err(Malformed { what: "the version" });
         }
         let (run, settled) = (r.number()?, r.offset()?);
@@ -110,7 +113,7 @@ impl Snapshot {
         let mut subscriptions = Vec::new();
         for _ in 0..r.count()? {
             let (topic, group) = (r.topic()?, r.group()?);
-            let books = (0..r.count()?).map(|_| BookState::decode(&mut r)).collect::<Result<_>>()?;
+            let books = (0..r.count()?).map(|_| BookState::decode(&mut r, version)).collect::<Result<_>>()?;
             subscriptions.push(SubscriptionState { topic, group, books });
         }
         r.finish()?;
@@ -140,7 +143,7 @@ impl BookState {
             (attempt > 1).then(|| Retry { queue, offset, attempt, visible_at: wall.plus(delay).plus(spare), delay })
         });
         let retries = retries.collect();
-        Self { queue, commit: book.commit(), done: book.done_ranges().collect(), retries }
+        Self { queue, commit: book.commit(), done: book.done_ranges().collect(), retries, void: book.void() }
     }
 
     fn encode(&self, w: &mut Writer) {
@@ -154,9 +157,11 @@ impl BookState {
             w.number(u64::try_from(retry.visible_at.as_millis()).unwrap_or(0));
             w.number(u64::try_from(retry.delay.as_millis()).unwrap_or(u64::MAX));
         }
+        w.number(self.void.run);
+        w.number(u64::from(self.void.nonce));
     }
 
-    fn decode(r: &mut Reader<'_>) -> Result<Self> {
+    fn decode(r: &mut Reader<'_>, version: u8) -> Result<Self> {
         let (queue, commit, done) = (r.queue()?, r.offset()?, r.ranges()?);
         let count = r.count()?;
         let mut retries = Vec::with_capacity(count);
@@ -165,7 +170,8 @@ impl BookState {
             let visible_at = Timestamp::from_millis(i64::try_from(at).map_err(|_| Malformed { what: "a time" })?);
             retries.push(Retry { queue, offset, attempt, visible_at, delay: Duration::from_millis(r.number()?) });
         }
-        Ok(Self { queue, commit, done, retries })
+        let void = if version < 2 { Issue::default() } else { Issue { run: r.number()?, nonce: r.small()? } };
+        Ok(Self { queue, commit, done, retries, void })
     }
 }
 

@@ -40,7 +40,8 @@ macro_rules! claims_of_simple_consumers {
     ($client:expr) => {
         claims! { $client;
             deliver: simple_consumer_receives_what_was_produced, simple_consumer_receives_only_the_tags_it_asked_for,
-                a_client_goes_on_with_the_address_that_it_dialled;
+                a_client_goes_on_with_the_address_that_it_dialled,
+                simple_consumer_receives_only_what_its_sql_filter_wants, an_sql_filter_that_does_not_read_is_refused;
             redeliver: an_unacked_message_comes_again_after_its_invisible_time,
                 a_message_goes_to_the_dead_letter_topic_after_its_last_attempt;
             groups: two_consumers_of_a_group_share_its_messages, two_groups_both_receive_everything;
@@ -65,7 +66,8 @@ macro_rules! claims_of_changing_consumers {
 macro_rules! claims_of_push_consumers {
     ($client:expr) => {
         claims! { $client;
-            deliver: push_consumer_receives_what_was_produced, push_consumer_receives_only_the_tags_it_asked_for;
+            deliver: push_consumer_receives_what_was_produced, push_consumer_receives_only_the_tags_it_asked_for,
+                push_consumer_receives_only_what_its_sql_filter_wants;
             redeliver: a_message_that_a_listener_failed_comes_again,
                 a_message_that_a_listener_always_fails_goes_to_the_dead_letter_topic,
                 a_listener_may_work_for_longer_than_the_invisible_time, what_a_dead_listener_had_comes_to_another;

@@ -2,6 +2,7 @@
 
 mod model;
 mod own;
+mod resetting;
 mod restarting;
 mod reviving;
 mod settling;
