@@ -5,6 +5,7 @@
 
 mod convert;
 mod groups;
+mod reset;
 mod status;
 mod topics;
 
@@ -159,6 +160,19 @@ impl admin_service_server::AdminService for Admin {
         request: Request<pb::DescribeGroupRequest>,
     ) -> Result<Response<pb::DescribeGroupResponse>, Status> {
         groups::describe(&self.broker, request.get_ref()).map(Response::new)
+    }
+
+    async fn reset_group_offsets(
+        &self,
+        request: Request<pb::ResetGroupOffsetsRequest>,
+    ) -> Result<Response<pb::ResetGroupOffsetsResponse>, Status> {
+        let reset = reset::Reset::of(request.get_ref())?;
+        let planned = reset.clone();
+        let mut moved = self.blocking(move |broker| planned.plan(broker)).await?;
+        if !request.get_ref().dry_run {
+            moved = reset.carry_out(&self.broker, &moved).await?;
+        }
+        Ok(Response::new(reset::answer(moved)))
     }
 
     async fn get_server_status(

@@ -29,6 +29,7 @@ Examples:
   ferromq consume orders --group billing                what is there, and no more
   ferromq consume orders --group billing --follow       until Ctrl-C
   ferromq consume orders --group audit --filter 'paid || refunded' --json
+  ferromq consume orders --group audit --sql \"price > 100 AND region IN ('eu', 'us')\"
   ferromq consume '%DLQ%billing' --group rescue --no-ack")]
 pub struct Args {
     /// Topic to receive from.
@@ -39,6 +40,9 @@ pub struct Args {
     /// Tags to receive, joined by ||.
     #[arg(long, default_value = "*", value_name = "TAGS")]
     filter: String,
+    /// Receive what this SQL92 condition on the properties is true of.
+    #[arg(long, value_name = "CONDITION", conflicts_with = "filter")]
+    sql: Option<String>,
     /// Stop after this many messages.
     #[arg(long)]
     count: Option<u64>,
@@ -83,7 +87,10 @@ impl Args {
     }
 
     fn filter(&self) -> v2::FilterExpression {
-        v2::FilterExpression { r#type: v2::FilterType::Tag.into(), expression: self.filter.clone() }
+        match &self.sql {
+            Some(sql) => v2::FilterExpression { r#type: v2::FilterType::Sql.into(), expression: sql.clone() },
+            None => v2::FilterExpression { r#type: v2::FilterType::Tag.into(), expression: self.filter.clone() },
+        }
     }
 
     /// Receives over one connection until there is a reason to stop.

@@ -1,5 +1,7 @@
 //! `ferromq group`.
 
+mod reset;
+
 use std::{process::ExitCode, time::Duration};
 
 use serde_json::{Value, json};
@@ -19,7 +21,8 @@ use super::{
 Examples:
   ferromq group create billing --fifo --max-attempts 16
   ferromq group update billing --retry-after 1s,10s,1m
-  ferromq group describe billing")]
+  ferromq group describe billing
+  ferromq group reset billing --topic orders --to 2026-01-31T08:00:00Z --dry-run")]
 pub enum Verb {
     /// Create a group; succeeds when the same one exists already.
     Create {
@@ -65,6 +68,8 @@ pub enum Verb {
         #[command(flatten)]
         admin: AdminArgs,
     },
+    /// Go on from elsewhere: what is in flight is forgotten, and receipts from before are void.
+    Reset(reset::Args),
     /// Show one group with its progress.
     Describe {
         name: String,
@@ -89,6 +94,7 @@ impl Verb {
                 update(pb::UpdateGroupRequest { name, fifo, max_attempts, retry_policy, consume_enabled }, &admin).await
             }
             Self::Delete { name, admin } => delete(name, &admin).await,
+            Self::Reset(args) => args.run().await,
             Self::List { admin } => list(&admin).await,
             Self::Describe { name, admin } => describe(name, &admin).await,
         }?;

@@ -117,6 +117,41 @@ fn a_group_shows_its_progress() {
 }
 
 #[test]
+fn a_group_is_reset_as_the_dry_run_said() {
+    let dir = directory();
+    let server = Server::start(dir.path());
+    assert!(server.admin_command(&["topic", "create", "t", "--queues", "1"]).status.success());
+    assert!(server.client_command(&["produce", "t", "a", "b", "c"]).status.success());
+    let received = server.client_command(&["consume", "t", "--group", "g", "--count", "3"]);
+    assert_eq!(stdout(&received).lines().count(), 3, "{}", stderr(&received));
+    let reset = ["group", "reset", "g", "--topic", "t", "--to", "1"];
+    let told = |dry_run: bool| {
+        let queue = json!({ "queue": 0, "from": 3, "to": 1, "inFlight": 0, "waitingRetry": 0 });
+        json!({ "group": "g", "topic": "t", "dryRun": dry_run, "queues": [queue] })
+    };
+    assert_eq!(json_of(&server, &[&reset[..], &["--dry-run"]].concat()), told(true));
+    assert_eq!(json_of(&server, &["group", "describe", "g"])["queues"][0]["commit"], json!(3));
+    assert_eq!(json_of(&server, &reset), told(false));
+    server.kill();
+    let server = Server::start(dir.path());
+    assert_eq!(json_of(&server, &["group", "describe", "g"])["queues"][0]["commit"], json!(1));
+    let again = server.client_command(&["consume", "t", "--group", "g", "--count", "2"]);
+    assert_eq!(stdout(&again).lines().collect::<Vec<_>>(), ["b", "c"], "{}", stderr(&again));
+    let to = |position: &str| {
+        let document = json_of(&server, &["group", "reset", "g", "--topic", "t", "--to", position, "--dry-run"]);
+        document["queues"][0]["to"].clone()
+    };
+    assert_eq!((to("begin"), to("end")), (json!(0), json!(3)));
+    assert_eq!((to("2001-01-01T00:00:00Z"), to("2999-01-01T00:00:00Z")), (json!(0), json!(3)));
+    let beyond = refusal(&server, &["group", "reset", "g", "--topic", "t", "--to", "4"]);
+    assert!(beyond.contains("beyond the end of queue 0, which is 3"), "{beyond}");
+    let nowhere = refusal(&server, &["group", "reset", "g", "--topic", "x", "--to", "end"]);
+    assert!(nowhere.contains("topic x does not exist"), "{nowhere}");
+    let no_queue = refusal(&server, &["group", "reset", "g", "--topic", "t", "--queue", "1", "--to", "end"]);
+    assert!(no_queue.contains("queue 1 does not exist"), "{no_queue}");
+}
+
+#[test]
 fn names_that_are_not_names_are_refused_with_the_reason() {
     let dir = directory();
     let server = Server::start(dir.path());
