@@ -43,7 +43,7 @@ impl World {
     async fn send(&self, count: usize) {
         let draft = |n: usize| {
             let mut properties = PropertiesBuilder::default();
-            properties.push(key::TAGS, if n % 3 == 0 { "A" } else { "B" }).push("n", &n.to_string());
+            properties.push(key::TAGS, if n.is_multiple_of(3) { "A" } else { "B" }).push("n", &n.to_string());
             Draft { properties: properties.build(), ..normal(&n.to_string()) }
         };
         let drafts: Vec<_> = (0..count).map(draft).collect();

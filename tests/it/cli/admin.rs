@@ -136,7 +136,7 @@ fn a_group_is_reset_as_the_dry_run_said() {
     let server = Server::start(dir.path());
     assert_eq!(json_of(&server, &["group", "describe", "g"])["queues"][0]["commit"], json!(1));
     let again = server.client_command(&["consume", "t", "--group", "g", "--count", "2"]);
-    assert_eq!(stdout(&again).lines().collect::<Vec<_>>(), ["b", "c"], "{}", stderr(&again));
+    assert_eq!(stdout(&again).lines().collect::<Vec<_>>(), ["[0@1] b", "[0@2] c"], "{}", stderr(&again));
     let to = |position: &str| {
         let document = json_of(&server, &["group", "reset", "g", "--topic", "t", "--to", position, "--dry-run"]);
         document["queues"][0]["to"].clone()
@@ -149,6 +149,20 @@ fn a_group_is_reset_as_the_dry_run_said() {
     assert!(nowhere.contains("topic x does not exist"), "{nowhere}");
     let no_queue = refusal(&server, &["group", "reset", "g", "--topic", "t", "--queue", "1", "--to", "end"]);
     assert!(no_queue.contains("queue 1 does not exist"), "{no_queue}");
+}
+
+#[test]
+fn messages_are_consumed_by_an_sql_condition_and_one_that_does_not_read_is_refused() {
+    let dir = directory();
+    let server = Server::start(dir.path());
+    assert!(server.admin_command(&["topic", "create", "t", "--queues", "1"]).status.success());
+    assert!(server.client_command(&["produce", "t", "a", "--tag", "paid"]).status.success());
+    assert!(server.client_command(&["produce", "t", "b"]).status.success());
+    let consume = |condition| server.client_command(&["consume", "t", "--group", "g", "--sql", condition]);
+    assert_eq!(stdout(&consume("TAGS IS NULL")).lines().collect::<Vec<_>>(), ["[0@1] b"]);
+    let refused = consume("price >");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("column 8: expected a property"), "{}", stderr(&refused));
 }
 
 #[test]
