@@ -1,4 +1,4 @@
-//! ADMINISTRATION: the operator's verbs on topics and groups, over FerroMQ's own gRPC service.
+//! ADMINISTRATION: the operator's verbs on topics, groups and timers, over FerroMQ's own gRPC service.
 //!
 //! Unlike the RocketMQ API, business errors are gRPC status codes here. Calls that write tables wait for a disk, so
 //! they run on threads that may block.
@@ -6,6 +6,7 @@
 mod convert;
 mod groups;
 mod status;
+mod timers;
 mod topics;
 
 use std::{path::PathBuf, sync::Arc};
@@ -166,5 +167,37 @@ impl admin_service_server::AdminService for Admin {
         _: Request<pb::GetServerStatusRequest>,
     ) -> Result<Response<pb::GetServerStatusResponse>, Status> {
         Ok(Response::new(self.server_status()))
+    }
+
+    async fn list_timers(
+        &self,
+        request: Request<pb::ListTimersRequest>,
+    ) -> Result<Response<pb::ListTimersResponse>, Status> {
+        let request = request.into_inner();
+        self.blocking(move |broker| timers::list(broker, &request)).await.map(Response::new)
+    }
+
+    async fn find_timer(
+        &self,
+        request: Request<pb::FindTimerRequest>,
+    ) -> Result<Response<pb::FindTimerResponse>, Status> {
+        let request = request.into_inner();
+        self.blocking(move |broker| timers::find(broker, &request)).await.map(Response::new)
+    }
+
+    async fn cancel_timer(
+        &self,
+        request: Request<pb::CancelTimerRequest>,
+    ) -> Result<Response<pb::CancelTimerResponse>, Status> {
+        let request = request.into_inner();
+        self.blocking(move |broker| timers::cancel(broker, &request)).await.map(Response::new)
+    }
+
+    async fn reschedule_timer(
+        &self,
+        request: Request<pb::RescheduleTimerRequest>,
+    ) -> Result<Response<pb::RescheduleTimerResponse>, Status> {
+        let request = request.into_inner();
+        self.blocking(move |broker| timers::reschedule(broker, &request)).await.map(Response::new)
     }
 }

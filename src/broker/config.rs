@@ -33,6 +33,16 @@ pub struct Config {
     pub snapshot_interval: Duration,
     /// `channelExpiredTimeout`: a client without heartbeat for this long is gone.
     pub client_timeout: Duration,
+    /// `timerMaxDelaySec`: how far ahead a message's time may lie.
+    pub timer_delay_max: Duration,
+    /// `timerPendingMax`: messages that wait for their time at most.
+    pub timers_max: usize,
+    /// `timerRollWindowSlot`: a message that has waited this long since it was appended is appended anew.
+    pub timer_carry_after: Duration,
+    /// `messageDelayLevel`: the delays of levels 1, 2, ...
+    pub delay_levels: Vec<Duration>,
+    /// `recallMessageEnable`.
+    pub recall_enabled: bool,
     /// Topics and groups at most (together with what was auto-created).
     pub topics_max: usize,
     pub groups_max: usize,
@@ -55,6 +65,11 @@ impl Default for Config {
             retry_max_times: 16,
             snapshot_interval: Duration::from_secs(5),
             client_timeout: Duration::from_secs(120),
+            timer_delay_max: Duration::from_secs(400 * 24 * 3600),
+            timers_max: 10_000_000,
+            timer_carry_after: Duration::from_secs(48 * 3600),
+            delay_levels: super::parse_levels(super::DEFAULT_LEVELS).unwrap_or_default(),
+            recall_enabled: true,
             topics_max: 100_000,
             groups_max: 100_000,
         }

@@ -1,5 +1,7 @@
 //! What the broker can refuse: one enum for each verb, each variant with the data that a front needs to word it.
 
+use std::time::Duration;
+
 use crate::{
     store::{AppendError, Poisoned, ReadError},
     types::{GroupName, MessageType, TopicName},
@@ -18,6 +20,12 @@ pub enum ProduceError {
     Unsupported(MessageType),
     #[error("the body has {size} bytes, maxMessageSize is {max}")]
     BodyTooLarge { size: usize, max: usize },
+    #[error("the delivery time is {} ms ahead, timerMaxDelaySec is {}", .ahead.as_millis(), .max.as_secs())]
+    DelayTooLong { ahead: Duration, max: Duration },
+    #[error("the property {key} is {value:?}, which is no number")]
+    NoTime { key: &'static str, value: String },
+    #[error("{max} messages wait for their time, which is the limit; wait, or raise timerPendingMax")]
+    TimersFull { max: usize },
     #[error("the server has {0} topics, which is its limit; delete some or raise topicsMax")]
     TooManyTopics(usize),
     #[error(transparent)]

@@ -4,6 +4,7 @@
 //!
 //! - [`metadata`] - topics and consumer groups.
 //! - [`produce`] - sending.
+//! - [`delay`] - messages that wait for their time.
 //! - [`pop`] - consumption.
 //! - [`filter`] - which messages a consumer wants.
 //! - [`clients`] - who is there.
@@ -13,6 +14,7 @@
 
 mod clients;
 pub mod config;
+mod delay;
 mod error;
 mod fastjson;
 pub mod filter;
@@ -28,6 +30,7 @@ use std::sync::Arc;
 
 pub use clients::Role;
 pub use config::Config;
+pub use delay::{DEFAULT_LEVELS, Lateness, PendingTimer, RecallError, parse_levels};
 pub use error::{AdminError, ProduceError, SettleError, TakeError};
 pub use filter::{Filter, FilterError};
 pub use metadata::{Group, GroupChange, RetryPolicy, Topic, TopicChange};
@@ -50,6 +53,7 @@ struct Inner {
     metadata: metadata::Metadata,
     clients: clients::Clients,
     pop: pop::Pop,
+    timers: delay::Timers,
 }
 
 /// Why the broker did not start.
@@ -67,9 +71,11 @@ impl Broker {
         let metadata = metadata::Metadata::load(&store)?;
         let clients = clients::Clients::default();
         let pop = pop::Pop::open(&config, &store, &clock)?;
-        let broker = Self { inner: Arc::new(Inner { config, store, clock, metadata, clients, pop }) };
+        let timers = delay::Timers::new(clock.as_ref());
+        let broker = Self { inner: Arc::new(Inner { config, store, clock, metadata, clients, pop, timers }) };
         broker.forget_strays();
         broker.limit_restored();
+        broker.load_timers()?;
         Ok(broker)
     }
     pub fn config(&self) -> &Config {

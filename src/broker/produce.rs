@@ -9,11 +9,14 @@ use std::{net::SocketAddr, sync::Arc};
 use bytes::Bytes;
 
 use crate::{
-    store::{AppendError, Purpose, Ticket},
-    types::{MessageType, NewMessage, Properties, QueueId, QueueOffset, SysFlag, Timestamp, TopicName, java_hash},
+    store::{AppendError, Purpose},
+    types::{
+        MessageType, NewMessage, PhysicalOffset, Properties, QueueId, QueueOffset, SysFlag, Timestamp, TopicName,
+        java_hash,
+    },
 };
 
-use super::{AdminError, Broker, ProduceError, metadata::TopicEntry};
+use super::{AdminError, Broker, ProduceError, delay::put_aside, metadata::TopicEntry};
 
 /// A message as a front hands it over: every field checked for its form, nothing checked against the server's state.
 #[derive(Clone, Debug)]
@@ -33,7 +36,10 @@ pub struct Draft {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Produced {
     pub queue: QueueId,
+    /// In that queue, or, while the message is held, in the timer topic.
     pub offset: QueueOffset,
+    /// When the message goes to its queue, if that is not now.
+    pub held_until: Option<Timestamp>,
 }
 
 impl Broker {
@@ -55,10 +61,9 @@ impl Broker {
             // Another send may have been faster.
             self.check_types(&entry, &drafts)?;
         }
-        let (queues, ticket) = self.append_drafts(&entry, drafts)?;
-        self.inner.store.committed(ticket.end).await.map_err(AppendError::from)?;
-        let offsets = ticket.appended.iter().map(|appended| appended.queue_offset);
-        Ok(queues.into_iter().zip(offsets).map(|(queue, offset)| Produced { queue, offset }).collect())
+        let (produced, end) = self.append_drafts(&entry, drafts)?;
+        self.inner.store.committed(end).await.map_err(AppendError::from)?;
+        Ok(produced)
     }
 
     fn check_bodies(&self, drafts: &[Draft]) -> Result<(), ProduceError> {
@@ -97,7 +102,13 @@ impl Broker {
     }
 
     /// Gives each message its queue and all of them their places in the log.
-    fn append_drafts(&self, entry: &TopicEntry, drafts: Vec<Draft>) -> Result<(Vec<QueueId>, Ticket), ProduceError> {
+    /// What waits for its time gets one in the timer topic.
+    fn append_drafts(
+        &self,
+        entry: &TopicEntry,
+        drafts: Vec<Draft>,
+    ) -> Result<(Vec<Produced>, PhysicalOffset), ProduceError> {
+        let mut held = self.hold(&drafts)?;
         let topic = &*entry.topic;
         // One turn for the messages of a call that need no order: a batch stays together, batches take turns.
         let turn = entry.lane.next_queue(topic.write_queues);
@@ -113,17 +124,31 @@ impl Broker {
             properties: draft.properties,
             body: draft.body,
         };
-        let unit: Vec<NewMessage> = drafts.into_iter().map(place).collect();
+        let mut unit: Vec<NewMessage> = drafts.into_iter().map(place).collect();
+        let queues: Vec<QueueId> = unit.iter().map(|message| message.queue).collect();
+        if held.any() {
+            let aside = |(i, message)| match held.until(i) {
+                Some(due) => put_aside(message, due),
+                None => message,
+            };
+            unit = unit.into_iter().enumerate().map(aside).collect();
+        }
         let appended = entry.lane.gate.pass(|| self.inner.store.append(&unit, Purpose::User));
         let ticket = appended.ok_or_else(|| ProduceError::TopicNotFound(topic.name.clone()))??;
-        Ok((unit.into_iter().map(|message| message.queue).collect(), ticket))
+        held.appended(&ticket);
+        let produced = queues.into_iter().zip(&ticket.appended).enumerate().map(|(i, (queue, at))| Produced {
+            queue,
+            offset: at.queue_offset,
+            held_until: held.until(i),
+        });
+        Ok((produced.collect(), ticket.end))
     }
 }
 
 /// Types whose rules (a time, a second phase, an order of their own) are not served are refused, never stored as plain
 /// messages.
 fn check_served(drafts: &[Draft]) -> Result<(), ProduceError> {
-    let served = |message_type| matches!(message_type, MessageType::Normal | MessageType::Fifo);
+    let served = |message_type| matches!(message_type, MessageType::Normal | MessageType::Fifo | MessageType::Delay);
     match drafts.iter().find(|draft| !served(draft.message_type)) {
         Some(draft) => Err(ProduceError::Unsupported(draft.message_type)),
         None => Ok(()),

@@ -13,6 +13,7 @@ mod output;
 mod produce;
 mod remote;
 mod server;
+mod timer;
 mod topic;
 
 use std::process::ExitCode;
@@ -53,6 +54,9 @@ enum Command {
     /// Create, change, delete and look at consumer groups.
     #[command(subcommand)]
     Group(group::Verb),
+    /// Look at, take back and move messages that wait for their delivery time.
+    #[command(subcommand)]
+    Timer(timer::Verb),
     /// Send messages.
     Produce(produce::Args),
     /// Receive messages and print them.
@@ -107,6 +111,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Config(args) => args.run(),
         Command::Topic(verb) => remote::block_on(verb.run()),
         Command::Group(verb) => remote::block_on(verb.run()),
+        Command::Timer(verb) => remote::block_on(verb.run()),
         Command::Produce(args) => remote::block_on(args.run()),
         Command::Consume(args) => remote::block_on(args.run()),
         Command::Benchmark(args) => benchmark::run(args),

@@ -46,8 +46,8 @@ const PROMISES: [Promise; 19] = [
     Promise { key: "enableCompaction", harmless: &["true", "false"], why: "" },
 ];
 
-/// Keys of parts that are not there yet: the classic protocol, the NameServer, filters by SQL, delay, transactions.
-const NOT_SERVED: [&str; 34] = [
+/// Keys of parts that are not there yet: the classic protocol, the NameServer, filters by SQL, transactions.
+const NOT_SERVED: [&str; 30] = [
     "namesrvAddr",
     "rocketmqHome",
     "fetchNamesrvAddrByAddressServer",
@@ -66,11 +66,8 @@ const NOT_SERVED: [&str; 34] = [
     "haMasterAddress",
     "haSendHeartbeatInterval",
     "enablePropertyFilter",
-    "messageDelayLevel",
     "timerWheelEnable",
-    "timerMaxDelaySec",
     "timerPrecisionMs",
-    "recallMessageEnable",
     "rejectTransactionMessage",
     "transactionTimeOut",
     "transactionCheckMax",
@@ -81,7 +78,6 @@ const NOT_SERVED: [&str; 34] = [
     "enableMultiDispatch",
     "metricsExporterType",
     "metricsPromExporterPort",
-    "maxDelayTimeMills",
 ];
 
 /// Keys that tune something which does not exist here (`MessageStoreConfig`, `BrokerConfig`, `ProxyConfig`,

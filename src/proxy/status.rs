@@ -6,7 +6,7 @@
 //! repeated every second without end, so a condition that will not pass must have that code.
 
 use crate::{
-    broker::{AdminError, AppendError, FilterError, ProduceError, ReadError, SettleError, TakeError},
+    broker::{AdminError, AppendError, FilterError, ProduceError, ReadError, RecallError, SettleError, TakeError},
     proto::v2::{self, Code},
     types::NameError,
 };
@@ -96,10 +96,31 @@ impl From<ProduceError> for Refusal {
             ProduceError::NotWritable(_) => Code::Forbidden,
             ProduceError::TypeConflict { .. } => Code::MessagePropertyConflictWithType,
             ProduceError::Unsupported(_) => Code::NotImplemented,
+            ProduceError::DelayTooLong { .. } | ProduceError::NoTime { .. } => Code::IllegalDeliveryTime,
+            ProduceError::TimersFull { .. } => Code::TooManyRequests,
             ProduceError::BodyTooLarge { .. } => Code::MessageBodyTooLarge,
             ProduceError::TooManyTopics(_) => Code::TooManyRequests,
             ProduceError::Append(append) => append_code(append),
             ProduceError::Metadata(_) => Code::InternalServerError,
+        };
+        Self::new(code, error)
+    }
+}
+
+impl From<RecallError> for Refusal {
+    fn from(error: RecallError) -> Self {
+        let code = match &error {
+            RecallError::Off => Code::NotImplemented,
+            RecallError::TopicNotFound(_) => Code::TopicNotFound,
+            RecallError::NotDelay { .. } => Code::MessagePropertyConflictWithType,
+            RecallError::Malformed
+            | RecallError::OtherTopic { .. }
+            | RecallError::Delivered { .. }
+            | RecallError::NotPending { .. } => Code::BadRequest,
+            RecallError::Time(_) => Code::IllegalDeliveryTime,
+            RecallError::Append(append) => append_code(append),
+            RecallError::Read(read) => read_code(read),
+            RecallError::Poisoned(_) => Code::InternalServerError,
         };
         Self::new(code, error)
     }

@@ -1,4 +1,4 @@
-//! Background loops: redelivery on time, snapshots, and the front's own.
+//! Background loops: redelivery and delayed messages on time, snapshots, and the front's own.
 
 use std::{panic::AssertUnwindSafe, time::Duration};
 
@@ -7,9 +7,14 @@ use tokio::runtime::Handle;
 
 use crate::{broker::Broker, drain::Drain, proxy::Proxy};
 
+/// How often it is looked whether delayed messages have waited for long: a look costs one read.
+const CARRY_INTERVAL: Duration = Duration::from_secs(60);
+
 /// Starts them all on one thread.
 pub fn start(on: &Handle, drain: &Drain, broker: &Broker, proxy: &Proxy) {
     drain.spawn(on, vital("redelivery", revive(broker.clone(), drain.clone())));
+    drain.spawn(on, vital("delayed messages", fire_timers(broker.clone(), drain.clone())));
+    drain.spawn(on, vital("carrying delayed messages", carry_timers(broker.clone(), drain.clone())));
     drain.spawn(on, vital("snapshots", snapshots(broker.clone(), drain.clone())));
     let (proxy, stop) = (proxy.clone(), drain.token());
     drain.spawn(on, vital("the front's background", async move { proxy.background(stop).await }));
@@ -38,6 +43,35 @@ async fn revive(broker: Broker, drain: Drain) {
             () = drain.stopping() => return,
             () = broker.revive_sooner() => {}
             () = due => {}
+        }
+    }
+}
+
+/// Delivers each delayed message at its time, sleeping until the next one's.
+async fn fire_timers(broker: Broker, drain: Drain) {
+    loop {
+        let next = broker.fire_timers().await;
+        let due = async {
+            match next {
+                Some(next) => tokio::time::sleep(next.remaining(broker.clock().now())).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = drain.stopping() => return,
+            () = broker.fire_timers_sooner() => {}
+            () = due => {}
+        }
+    }
+}
+
+/// Carries forward what waits for long.
+async fn carry_timers(broker: Broker, drain: Drain) {
+    while tick(CARRY_INTERVAL, &drain).await {
+        match broker.carry_timers().await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "carried delayed messages forward in the log"),
+            Err(error) => tracing::warn!(%error, "could not carry delayed messages forward; the log is kept meanwhile"),
         }
     }
 }

@@ -32,7 +32,7 @@ use super::{
     segment::Segment,
     segments::{LoadError, Segments},
 };
-use crate::types::{Clock, PhysicalOffset, Timestamp, properties::key, tags_code};
+use crate::types::{Clock, PhysicalOffset, Timestamp, queue_code};
 
 /// Bytes read or written at once.
 const CHUNK: u64 = 1 << 20;
@@ -223,7 +223,7 @@ impl Recovery<'_> {
         if let Some(deleted) = deletion::read(&topic, frame.body_of(bytes)) {
             queues.of(&deleted).iter().for_each(|queue| queue.forget_before(*at));
         }
-        let tags_code = tags_code(frame.properties_of(bytes).get(key::TAGS));
+        let tags_code = queue_code(&topic, &frame.properties_of(bytes));
         let entry = Entry { offset, physical: *at, size: bytes.len() as u32, tags_code };
         u64::from(queues.queue(&topic, frame.queue).push(&entry) != Pushed::Known)
     }

@@ -46,8 +46,7 @@ use super::{AdminError, Broker, OpenError};
 
 /// Where acknowledgements and attempts are recorded: the server's own topic, in the same log as the messages.
 pub(super) const SETTLE_TOPIC: &str = "rmq_sys_FERROMQ_SETTLE";
-/// Where messages lie that are to be delivered at a time (Apache's `TimerMessageStore.TIMER_TOPIC`).
-pub(super) const TIMER_TOPIC: &str = "rmq_sys_wheel_timer";
+pub(super) use crate::types::TIMER_TOPIC;
 /// Where half messages lie until they are committed or rolled back (Apache's `TopicValidator`).
 pub(super) const HALF_TOPIC: &str = "RMQ_SYS_TRANS_HALF_TOPIC";
 /// Where half messages end that nobody decided after all their checks (Apache's `TopicValidator`).

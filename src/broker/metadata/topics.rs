@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::{
     store::{AppendError, Purpose, Store, Ticket},
-    types::{GroupName, MessageType, NewMessage, QueueId, QueueOffset, TopicName},
+    types::{GroupName, MessageType, NewMessage, PhysicalOffset, QueueId, QueueOffset, TopicName},
 };
 
 use super::{
@@ -146,6 +146,10 @@ impl Entry {
     fn new(topic: Topic, kept: Kept, starts: Option<Arc<QueueStarts>>) -> Self {
         let json = topics_file::encode(&topic, &kept).to_string().into();
         Self { topic: Arc::new(topic), lane: Arc::default(), starts, kept, json }
+    }
+    /// Where in the log its records begin: what lies before is of a deleted topic of this name.
+    pub(in crate::broker) fn began_at(&self) -> PhysicalOffset {
+        self.starts.as_ref().map_or(PhysicalOffset::ZERO, |starts| starts.deleted_at())
     }
     /// The same topic with other settings.
     fn with(&self, topic: Topic) -> Self {
@@ -373,7 +377,8 @@ impl Broker {
         let ends = (0..queues).map(QueueId).map(|queue| store.queue(&topic.name, queue).max().max(before(queue)));
         let ends = QueueStarts::new(end, ends);
         starts.remove(&topic.name);
-        if !ends.is_zero() {
+        // A message that waits for its time has no place in its topic yet, and must not get one in the next of that name.
+        if !ends.is_zero() || self.inner.timers.pending() > 0 {
             starts.insert(topic.name.clone(), Arc::new(ends));
         }
         Ok(starts)

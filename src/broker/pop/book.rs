@@ -160,6 +160,12 @@ impl Book {
         offset < self.commit || self.done.contains(offset)
     }
 
+    /// The first offset at or behind this one that is not done.
+    pub fn undone_from(&self, offset: QueueOffset) -> QueueOffset {
+        let offset = offset.max(self.commit);
+        self.done.end_of(offset).unwrap_or(offset)
+    }
+
     // Taking.
 
     /// The first offset that may be untouched. It lies at the queue's end when there is nothing new.

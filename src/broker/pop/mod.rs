@@ -58,7 +58,9 @@ use self::{
 
 use super::{
     AdminError, Broker, Config, Filter, OpenError, SettleError, TakeError, Topic,
+    delay::TIMER_GROUP,
     long_poll::{Line, LongPoll},
+    metadata::TIMER_TOPIC,
 };
 use crate::{
     store::Store,
@@ -134,6 +136,8 @@ impl Pop {
         };
         let must_be_saved = restored.lost_its_tail;
         restored.install(&pop, store);
+        // Before retention is told what may go: what waits is needed though nothing of it was ever done.
+        pop.own_book(store, TIMER_TOPIC, TIMER_GROUP);
         if let Err(error) = pop.snapshot(store, clock.as_ref()) {
             if must_be_saved {
                 let why = format!("{error}; it names messages that the log has lost, so it must be rewritten first");

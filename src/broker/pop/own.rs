@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::{
-    store::{AppendError, Purpose, Ticket},
+    store::{AppendError, Purpose, Store, Ticket},
     types::{GroupName, NewMessage, PhysicalOffset, QueueId, QueueOffset, TopicName},
 };
 
@@ -15,15 +15,7 @@ use super::{Broker, Pop, QueueBook, What};
 impl Broker {
     /// The book of an own topic, which begins at the first message that is still stored.
     pub(in crate::broker) fn own_book(&self, topic: &'static str, group: &'static str) -> Arc<QueueBook> {
-        let (topic, group) = (TopicName::system(topic), GroupName::system(group));
-        let pop = &self.inner.pop;
-        // No queue begins behind this, so it is read from its first message.
-        let first = |_| QueueOffset::MAX;
-        let names = (&topic, &group);
-        let subscription = pop.subscriptions.get_or_make(&self.inner.store, &pop.polls, names, 1, first, |_| {});
-        let book = subscription.books()[0].clone();
-        debug_assert_eq!(book.queue_id, QueueId(0));
-        book
+        self.inner.pop.own_book(&self.inner.store, topic, group)
     }
 
     /// Appends what a record of an own topic turns into (nothing, if it is only dropped), and that it is done, as one unit:
@@ -37,6 +29,20 @@ impl Broker {
         messages: Vec<NewMessage>,
         purpose: Purpose,
     ) -> Result<Option<Ticket>, AppendError> {
+        self.append_done_through(book, offset, messages, |unit| match topic {
+            Some(topic) => self.append_to_topic(topic, unit, purpose),
+            None => Some(self.inner.store.append(unit, purpose)),
+        })
+    }
+
+    /// [`Broker::append_done`] with another way into the log, which may say `None` instead of appending.
+    pub(in crate::broker) fn append_done_through(
+        &self,
+        book: &QueueBook,
+        offset: QueueOffset,
+        messages: Vec<NewMessage>,
+        append: impl FnOnce(&[NewMessage]) -> Option<Result<Ticket, AppendError>>,
+    ) -> Result<Option<Ticket>, AppendError> {
         let pop = &self.inner.pop;
         let mut unit = messages;
         let done = What::Done(vec![(book.queue_id, vec![offset..offset.plus(1)])]);
@@ -45,11 +51,7 @@ impl Broker {
         if pages.book.is_done(offset) {
             return Ok(None);
         }
-        let appended = match topic {
-            Some(topic) => self.append_to_topic(topic, &unit, purpose),
-            None => Some(self.inner.store.append(&unit, purpose)),
-        };
-        let Some(ticket) = appended.transpose()? else { return Ok(None) };
+        let Some(ticket) = append(&unit).transpose()? else { return Ok(None) };
         pop.touch();
         pages.book.done(offset..offset.plus(1));
         Ok(Some(ticket))
@@ -57,6 +59,17 @@ impl Broker {
 }
 
 impl Pop {
+    /// [`Broker::own_book`].
+    pub(super) fn own_book(&self, store: &Store, topic: &'static str, group: &'static str) -> Arc<QueueBook> {
+        let (topic, group) = (TopicName::system(topic), GroupName::system(group));
+        // No queue begins behind this, so it is read from its first message.
+        let first = |_| QueueOffset::MAX;
+        let subscription = self.subscriptions.get_or_make(store, &self.polls, (&topic, &group), 1, first, |_| {});
+        let book = subscription.books()[0].clone();
+        debug_assert_eq!(book.queue_id, QueueId(0));
+        book
+    }
+
     /// Where in the log the oldest record lies that an own topic still needs: retention deletes nothing from there on.
     /// Behind the log's end when there is none.
     pub(super) fn own_needs(&self) -> PhysicalOffset {

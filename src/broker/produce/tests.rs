@@ -146,7 +146,7 @@ async fn refusals_come_in_the_documented_order_and_store_nothing() {
     ));
     let delayed = draft(MessageType::Delay, None, "d");
     assert!(matches!(refused(&open, vec![delayed.clone()]).await, ProduceError::TypeConflict { .. }));
-    assert!(matches!(refused(&delay, vec![delayed]).await, ProduceError::Unsupported(MessageType::Delay)));
+    assert!(matches!(refused(&delay, vec![delayed, normal("x")]).await, ProduceError::TypeConflict { .. }));
     let settle = topic("rmq_sys_FERROMQ_SETTLE");
     assert!(matches!(refused(&settle, vec![normal("x")]).await, ProduceError::NotWritable(_)));
     assert_eq!(broker.store().end(), before);
@@ -192,8 +192,8 @@ async fn the_first_message_makes_the_topic_and_decides_its_type() {
     let name = topic("auto");
     let fifo = || draft(MessageType::Fifo, Some("g"), "f");
     assert!(matches!(
-        broker.produce(&name, vec![draft(MessageType::Delay, None, "d")]).await,
-        Err(ProduceError::Unsupported(MessageType::Delay))
+        broker.produce(&name, vec![draft(MessageType::Lite, None, "l")]).await,
+        Err(ProduceError::Unsupported(MessageType::Lite))
     ));
     assert_eq!(broker.topic("auto"), None, "a refused message makes no topic");
     broker.topic_for(&name).await.unwrap().unwrap();

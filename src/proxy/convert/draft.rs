@@ -221,13 +221,13 @@ fn has_control(text: &str) -> bool {
 }
 
 /// The answer to one stored message.
-pub fn sent(message_id: String, offset: i64) -> v2::SendResultEntry {
+pub fn sent(message_id: String, offset: i64, recall_handle: String) -> v2::SendResultEntry {
     v2::SendResultEntry {
         status: Some(super::super::status::ok()),
         transaction_id: message_id.clone(),
         message_id,
         offset,
-        recall_handle: String::new(),
+        recall_handle,
     }
 }
 

@@ -148,8 +148,9 @@ impl MessagingService for Messaging {
     async fn end_transaction(&self, _: Request<v2::EndTransactionRequest>) -> Result<v2::EndTransactionResponse> {
         later("EndTransaction")
     }
-    async fn recall_message(&self, _: Request<v2::RecallMessageRequest>) -> Result<v2::RecallMessageResponse> {
-        later("RecallMessage")
+    async fn recall_message(&self, r: Request<v2::RecallMessageRequest>) -> Result<v2::RecallMessageResponse> {
+        let (_, request) = open(r)?;
+        reply(self.recall(request).await)
     }
     async fn sync_lite_subscription(
         &self,

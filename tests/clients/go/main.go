@@ -138,7 +138,7 @@ func (l *list) Set(s string) error { *l = append(*l, s); return nil }
 
 type arguments struct {
 	endpoint, ca, topic, tag, messageGroup, prefix, declare, group, filter, onMessage string
-	tls, keepGoing, sql                                                               bool
+	tls, keepGoing, sql, recall                                                       bool
 	count, size, batch                                                                int
 	timeout, startTimeout, delay, invisible, await, linger                            int64
 	rate                                                                              float64
@@ -161,6 +161,7 @@ func parse(cmd string, rest []string) *arguments {
 	s.Int64Var(&a.timeout, "timeout-ms", 30000, "")
 	s.Int64Var(&a.timeout, "timeout", 30000, "")
 	s.Int64Var(&a.startTimeout, "start-timeout-ms", 30000, "")
+	s.BoolVar(&a.recall, "recall", false, "")
 	s.BoolVar(&a.keepGoing, "keep-going", false, "")
 	if cmd == "produce" {
 		s.IntVar(&a.size, "size", 0, "")
@@ -345,6 +346,14 @@ func produce(a *arguments) {
 			if err == nil {
 				emit("sent", fields{"i": i, "id": receipts[0].MessageID, "body": text, "ts": nowMs()})
 				c.add("sent")
+				if a.recall {
+					id, err := p.Recall(context.Background(), a.topic, receipts[0].RecallHandle)
+					if err != nil {
+						emit("error", fields{"i": i, "code": codeOf(err), "message": err.Error(), "op": "recall"})
+						finish(1, "", p.GracefulStop, nil)
+					}
+					emit("recalled", fields{"id": id, "ts": nowMs()})
+				}
 				break
 			}
 			emit("error", fields{"i": i, "code": codeOf(err), "message": err.Error(), "op": "send"})

@@ -73,7 +73,7 @@ function args() {
   const flag = { type: 'boolean', default: false };
   const common = {
     endpoint: text, tls: flag, ca: text, topic: text, count: text, timeout: text, 'timeout-ms': text,
-    'start-timeout-ms': text, 'keep-going': flag,
+    'start-timeout-ms': text, 'keep-going': flag, recall: flag,
   };
   const consumer = { ...common, group: text, filter: text, sql: flag, 'on-message': text };
   const options = {
@@ -99,7 +99,7 @@ function args() {
   };
   const a = {
     cmd,
-    endpoint: v.endpoint, tls: v.tls, ca: v.ca, topic: v.topic, keepGoing: v['keep-going'],
+    endpoint: v.endpoint, tls: v.tls, ca: v.ca, topic: v.topic, keepGoing: v['keep-going'], recall: v.recall,
     count: number('count', cmd === 'produce' ? 1 : 0),
     timeout: number('timeout-ms', number('timeout', 30000)),
     startTimeout: number('start-timeout-ms', 30000),
@@ -184,9 +184,10 @@ async function produce() {
     const plain = Buffer.from(text);
     const body = Buffer.concat([ plain, Buffer.alloc(Math.max(0, a.size - plain.length), '.') ]);
     const properties = new Map(a.props.map(kv => [ kv.split('=', 1)[0], kv.slice(kv.indexOf('=') + 1) ]));
+    let r;
     for (;;) {
       try {
-        const r = await client.send({
+        r = await client.send({
           topic: a.topic, body, tag: a.tag, keys: a.keys, properties, messageGroup: a.messageGroup,
           deliveryTimestamp: a.delay === undefined ? undefined : new Date(Date.now() + a.delay),
         });
@@ -197,6 +198,15 @@ async function produce() {
         emit('error', { i, code: codeOf(e), message: textOf(e), op: 'send' });
         if (!a.keepGoing) return finish(1, null, client);
         await sleep(PAUSE);
+      }
+    }
+    if (a.recall) {
+      try {
+        const recalled = await client.recallMessage(a.topic, r.recallHandle);
+        emit('recalled', { id: recalled.messageId, ts: Date.now() });
+      } catch (e) {
+        emit('error', { i, code: codeOf(e), message: textOf(e), op: 'recall' });
+        return finish(1, null, client);
       }
     }
   }

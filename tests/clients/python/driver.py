@@ -123,6 +123,7 @@ def arguments():
             s.add_argument("--prop", action="append", default=[])
             s.add_argument("--message-group", "--fifo")
             s.add_argument("--delay-ms", type=int)
+            s.add_argument("--recall", action="store_true")
             s.add_argument("--prefix", default="m")
             s.add_argument("--rate", type=float, default=0)
             s.add_argument("--topic-declare", choices=("yes", "no"), default="yes")
@@ -213,6 +214,12 @@ def produce(a, mq, config):
                 if not a.keep_going:
                     finish(1, None, client)
                 time.sleep(PAUSE)
+        if a.recall:
+            try:
+                emit("recalled", id=client.recall_message(a.topic, r.recall_handle), ts=now_ms())
+            except Exception as e:
+                emit("error", i=i, code=code_of(e), message=text_of(e), op="recall")
+                finish(1, None, client)
     finish(0, "done", client, **state)
 
 

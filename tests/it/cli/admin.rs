@@ -141,6 +141,38 @@ fn what_was_made_is_there_after_kill_9() {
 }
 
 #[test]
+fn a_message_that_waits_is_shown_moved_and_cancelled() {
+    let dir = directory();
+    let server = Server::start(dir.path());
+    json_of(&server, &["topic", "create", "reminders", "--type", "delay", "--queues", "1"]);
+    let produced = server.client_command(&["produce", "reminders", "a", "b", "--delay", "30d", "--tag", "x", "--json"]);
+    assert_eq!(produced.status.code(), Some(0), "{}", stderr(&produced));
+    let sent: Vec<Value> = stdout(&produced).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert!(sent[0]["recallHandle"].as_str().is_some_and(|handle| !handle.is_empty()), "{sent:?}");
+    let id = |n: usize| sent[n]["messageId"].as_str().expect("an id").to_owned();
+
+    let list = json_of(&server, &["timer", "list"]);
+    assert_eq!((&list["pending"], list["timers"].as_array().map(Vec::len)), (&json!(2), Some(2)));
+    let found = json_of(&server, &["timer", "find", &id(1)]);
+    assert_eq!(
+        (&found[0]["topic"], &found[0]["tag"], &found[0]["bodyBytes"]),
+        (&json!("reminders"), &json!("x"), &json!(1))
+    );
+    let cancelled = json_of(&server, &["timer", "cancel", &id(0), "--topic", "reminders"]);
+    assert_eq!(cancelled[0]["messageId"], json!(id(0)));
+    let again = refusal(&server, &["timer", "cancel", &id(0)]);
+    assert!(again.contains(&id(0)) && again.contains("ferromq timer list"), "{again}");
+
+    let far = refusal(&server, &["timer", "reschedule", &id(1), "--in", "401d"]);
+    assert!(far.contains("timerMaxDelaySec"), "{far}");
+    json_of(&server, &["timer", "reschedule", &id(1), "--in", "1ms"]);
+    let consumed = server.client_command(&["consume", "reminders", "--group", "g", "--count", "1", "--json"]);
+    assert!(stdout(&consumed).contains(&id(1)), "{}{}", stdout(&consumed), stderr(&consumed));
+    let list = json_of(&server, &["timer", "list"]);
+    assert_eq!((&list["pending"], &list["lateness"]["count"]), (&json!(0), &json!(1)));
+}
+
+#[test]
 fn health_says_ready_with_exit_code_0() {
     let dir = directory();
     let server = Server::start(dir.path());

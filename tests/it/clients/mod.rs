@@ -14,6 +14,7 @@ mod stage;
 mod transcript;
 
 mod crash;
+mod delay;
 mod deliver;
 mod groups;
 mod limits;
@@ -47,6 +48,8 @@ macro_rules! claims_of_simple_consumers {
             limits: a_body_of_4_mib_less_one_is_accepted_and_a_larger_one_refused,
                 a_bad_topic_tag_key_and_group_are_refused_with_their_codes;
             tls: tls_and_plaintext_are_served_on_one_port;
+            delay: a_delayed_message_comes_at_its_time_and_not_before,
+                a_killed_server_delivers_what_waited_once_and_on_time;
             crash: a_killed_server_loses_nothing_acknowledged,
                 a_stopped_server_finishes_and_loses_nothing_acknowledged;
         }
@@ -58,6 +61,15 @@ macro_rules! claims_of_changing_consumers {
     ($client:expr) => {
         claims! { $client;
             redeliver: a_message_comes_again_when_its_changed_invisible_time_is_over;
+        }
+    };
+}
+
+/// What takes the call that recalls a message.
+macro_rules! claims_of_recalling_producers {
+    ($client:expr) => {
+        claims! { $client;
+            delay: a_recalled_message_never_comes;
         }
     };
 }
@@ -78,6 +90,7 @@ macro_rules! claims_of_push_consumers {
 mod go {
     claims_of_simple_consumers!(super::Client::Go);
     claims_of_changing_consumers!(super::Client::Go);
+    claims_of_recalling_producers!(super::Client::Go);
     claims_of_push_consumers!(super::Client::Go);
     // The same for every client.
     claims! { super::Client::Go; crash: a_killed_server_loses_nothing_acknowledged_with_async_flush; }
@@ -85,16 +98,19 @@ mod go {
 mod java {
     claims_of_simple_consumers!(super::Client::Java);
     claims_of_changing_consumers!(super::Client::Java);
+    claims_of_recalling_producers!(super::Client::Java);
     claims_of_push_consumers!(super::Client::Java);
 }
 mod node {
     claims_of_simple_consumers!(super::Client::Node);
     claims_of_changing_consumers!(super::Client::Node);
+    claims_of_recalling_producers!(super::Client::Node);
     claims_of_push_consumers!(super::Client::Node);
 }
 mod python {
     claims_of_simple_consumers!(super::Client::Python);
     claims_of_changing_consumers!(super::Client::Python);
+    claims_of_recalling_producers!(super::Client::Python);
     claims_of_push_consumers!(super::Client::Python);
 }
 mod rust {

@@ -225,6 +225,9 @@ where
 }
 
 async fn produce(a: Args) {
+    if a.has("recall") {
+        unsupported("recall: this client has no such call");
+    }
     let topic = a.need("topic");
     let (count, size) = (a.number("count", 1u64), a.number("size", 0usize));
     let rate: f64 = a.number("rate", 0.0);
@@ -414,7 +417,7 @@ async fn simple(a: Args) {
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let Some(command) = args.first() else { usage("version | produce | simple | push") };
-    const FLAGS: &[&str] = &["tls", "keep-going", "sql"];
+    const FLAGS: &[&str] = &["tls", "keep-going", "sql", "recall"];
     const KNOWN: &[&str] = &[
         "endpoint",
         "ca",

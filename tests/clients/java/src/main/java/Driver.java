@@ -37,6 +37,7 @@ import org.apache.rocketmq.client.apis.message.MessageBuilder;
 import org.apache.rocketmq.client.apis.message.MessageView;
 import org.apache.rocketmq.client.apis.producer.Producer;
 import org.apache.rocketmq.client.apis.producer.ProducerBuilder;
+import org.apache.rocketmq.client.apis.producer.SendReceipt;
 
 public final class Driver {
     private static final long PAUSE = 200; // ms between a failure and the next try
@@ -192,7 +193,7 @@ public final class Driver {
     // ---- command line
 
     private static final class Args {
-        private static final Set<String> FLAGS = Set.of("tls", "keep-going", "sql");
+        private static final Set<String> FLAGS = Set.of("tls", "keep-going", "sql", "recall");
         private static final Set<String> KNOWN = Set.of(
             "endpoint", "ca", "topic", "count", "timeout", "timeout-ms", "start-timeout-ms", "size", "tag", "key",
             "prop", "message-group", "fifo", "delay-ms", "prefix", "rate", "topic-declare", "group", "filter",
@@ -378,9 +379,17 @@ public final class Driver {
                     if (a.has("delay-ms")) {
                         b.setDeliveryTimestamp(System.currentTimeMillis() + a.number("delay-ms", 0));
                     }
-                    String id = producer.send(b.build()).getMessageId().toString();
+                    SendReceipt receipt = producer.send(b.build());
+                    String id = receipt.getMessageId().toString();
                     emit("sent", "i", i, "id", id, "body", text, "ts", System.currentTimeMillis());
                     counts.add("sent");
+                    if (a.has("recall")) {
+                        String handle = receipt.getRecallHandle();
+                        attempt("recall", id, producer, () -> {
+                            String recalled = producer.recallMessage(topic, handle).getMessageId().toString();
+                            emit("recalled", "id", recalled, "ts", System.currentTimeMillis());
+                        });
+                    }
                     break;
                 } catch (Throwable e) {
                     emit("error", "i", i, "code", codeOf(e), "message", textOf(e), "op", "send");
