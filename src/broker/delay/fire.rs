@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Timers that are fired between two waits for the disk.
-const BATCH: usize = 512;
+const BATCH: usize = 256;
 /// How long timers wait when the store cannot take their messages.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// The same when it is only busy.
@@ -65,26 +65,40 @@ impl Broker {
     /// end; tests call it after moving the clock.
     pub async fn fire_timers(&self) -> Option<Deadline> {
         let timers = &self.inner.timers;
+        // Appended, and not known to be safe: the next batch is appended meanwhile.
+        let mut before: Option<Fired> = None;
         loop {
             let now = timers.axis.now(self.inner.clock.now());
             let due = timers.index.lock().take_due(now, BATCH);
-            if due.is_empty() {
+            if due.is_empty() && before.is_none() {
                 self.sweep_timers().await;
                 return self.promise_timers(None);
             }
-            let (broker, batch) = (self.clone(), due.clone());
-            let fired = self.off_the_runtime(move || broker.fire(&batch)).await.unwrap_or_else(|error| {
-                tracing::error!(%error, "delivering delayed messages ended early, trying again");
-                Fired { again: due, wait: Some(AGAIN_AFTER), ..Fired::default() }
-            });
-            if let Some(wait) = self.settle_fired(fired).await {
+            let (fired, wait) = tokio::join!(self.fire_elsewhere(due), self.settle_fired(before));
+            before = fired;
+            if let Some(wait) = wait {
+                let wait = self.settle_fired(before).await.map_or(wait, |other| other.max(wait));
                 return self.promise_timers(Some(now.saturating_add(wait.as_millis() as u64)));
             }
         }
     }
 
+    /// Fires a batch where it may wait for the disk; nothing when nothing is due.
+    async fn fire_elsewhere(&self, due: Vec<Entry>) -> Option<Fired> {
+        if due.is_empty() {
+            return None;
+        }
+        let (broker, batch) = (self.clone(), due.clone());
+        let fired = self.off_the_runtime(move || broker.fire(&batch)).await;
+        Some(fired.unwrap_or_else(|error| {
+            tracing::error!(%error, "delivering delayed messages ended early, trying again");
+            Fired { again: due, wait: Some(AGAIN_AFTER), ..Fired::default() }
+        }))
+    }
+
     /// Waits until a batch is safe; how long to let be what is to be done again.
-    async fn settle_fired(&self, fired: Fired) -> Option<Duration> {
+    async fn settle_fired(&self, fired: Option<Fired>) -> Option<Duration> {
+        let fired = fired?;
         let (timers, store) = (&self.inner.timers, &self.inner.store);
         let end = if fired.unseen { store.end() } else { fired.end };
         let committed = store.committed(end).await;

@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::*;
-use crate::broker::{RecallError, delay::faults::Fault};
+use crate::{
+    broker::{RecallError, delay::faults::Fault},
+    types::{QueueId, QueueOffset},
+};
 
 const HISTORIES: u64 = 60;
 const STEPS: usize = 80;
@@ -121,9 +124,29 @@ impl Game {
         }
     }
 
+    /// The bodies that have come; `None` when the power fails while they are read.
+    fn came(&self) -> Option<Vec<String>> {
+        let (broker, mut came) = (&self.world().broker, Vec::new());
+        for queue in (0..2).map(|id| broker.store().queue(&orders(), QueueId(id))) {
+            let mut next = QueueOffset::ZERO;
+            while next < queue.max() {
+                for entry in queue.entries(next, 100).ok()? {
+                    let message = broker.store().message(entry.physical, entry.size).ok()?;
+                    came.push(String::from_utf8(message.body.to_vec()).expect("text"));
+                    next = entry.offset.plus(1);
+                }
+            }
+        }
+        Some(came)
+    }
+
     /// `fired`: everything due has come.
     fn check(&mut self, fired: bool) {
-        let (delivered, now) = (self.world().delivered(), self.now());
+        let Some(delivered) = self.came() else {
+            assert!(self.world().machine.disk.is_off(), "what was delivered cannot be read");
+            return;
+        };
+        let now = self.now();
         let mut came: HashMap<&str, u32> = HashMap::new();
         delivered.iter().for_each(|body| *came.entry(body).or_default() += 1);
         for (body, believed) in &self.messages {
