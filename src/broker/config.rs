@@ -33,6 +33,14 @@ pub struct Config {
     pub snapshot_interval: Duration,
     /// `channelExpiredTimeout`: a client without heartbeat for this long is gone.
     pub client_timeout: Duration,
+    /// `transactionTimeOut`: how long a producer has to decide before it is asked, unless its message says so itself.
+    pub transaction_timeout: Duration,
+    /// `transactionCheckInterval`: how often it is asked from then on.
+    pub transaction_check_interval: Duration,
+    /// `transactionCheckMax`: how often at most, before the half message is given up.
+    pub transaction_checks_max: u32,
+    /// `transactionPendingMax`: half messages that wait for their decision at most.
+    pub transactions_max: usize,
     /// Topics and groups at most (together with what was auto-created).
     pub topics_max: usize,
     pub groups_max: usize,
@@ -55,6 +63,10 @@ impl Default for Config {
             retry_max_times: 16,
             snapshot_interval: Duration::from_secs(5),
             client_timeout: Duration::from_secs(120),
+            transaction_timeout: Duration::from_secs(6),
+            transaction_check_interval: Duration::from_secs(30),
+            transaction_checks_max: 15,
+            transactions_max: 200_000,
             topics_max: 100_000,
             groups_max: 100_000,
         }

@@ -1,6 +1,7 @@
 //! What the broker can refuse: one enum for each verb, each variant with the data that a front needs to word it.
 
 use crate::{
+    broker::Decision,
     store::{AppendError, Poisoned, ReadError},
     types::{GroupName, MessageType, TopicName},
 };
@@ -20,11 +21,37 @@ pub enum ProduceError {
     BodyTooLarge { size: usize, max: usize },
     #[error("the server has {0} topics, which is its limit; delete some or raise topicsMax")]
     TooManyTopics(usize),
+    #[error(
+        "{0} transactions wait for their producers' decision, which is the limit; commit or roll back some, or raise \
+         transactionPendingMax"
+    )]
+    TooManyTransactions(usize),
     #[error(transparent)]
     Append(#[from] AppendError),
     /// Metadata could not be written.
     #[error("saving the topic table: {0}")]
     Metadata(String),
+}
+
+/// Why a transaction was not ended as asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum EndError {
+    /// The id is not one of ours, or not of this topic and message, or it is over for so long that nothing is known of it.
+    #[error("no transaction of this topic and message with this id is known; name it as the answer to SendMessage did")]
+    Unknown,
+    #[error("the transaction {}", match .0 {
+        Decision::Commit => "was committed",
+        Decision::Rollback => "is over: it was rolled back, or given up after its last check",
+    })]
+    Decided(Decision),
+    #[error("topic {0} does not exist any more, so its transactions cannot be committed")]
+    TopicNotFound(TopicName),
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Poisoned(#[from] Poisoned),
 }
 
 /// Why a poll got nothing but a refusal.

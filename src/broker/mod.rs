@@ -6,6 +6,7 @@
 //! - [`produce`] - sending.
 //! - [`pop`] - consumption.
 //! - [`filter`] - which messages a consumer wants.
+//! - [`transaction`] - messages that their producers decide about later.
 //! - [`clients`] - who is there.
 //!
 //! Order of locks: a table being changed, then a topic's gate, then the log; see the rooms behind this door for their own.
@@ -23,16 +24,18 @@ mod pop;
 mod produce;
 #[cfg(test)]
 pub(crate) mod testing;
+mod transaction;
 
 use std::sync::Arc;
 
 pub use clients::Role;
 pub use config::Config;
-pub use error::{AdminError, ProduceError, SettleError, TakeError};
+pub use error::{AdminError, EndError, ProduceError, SettleError, TakeError};
 pub use filter::{Filter, FilterError};
 pub use metadata::{Group, GroupChange, RetryPolicy, Topic, TopicChange};
 pub use pop::{Delivery, Progress, Receipt, Take};
 pub use produce::{Draft, Produced};
+pub use transaction::{Askable, Check, Decision, Round, TransactionId};
 
 pub use crate::store::{AppendError, Health, Poisoned, ReadError};
 use crate::{store::Store, types::Clock};
@@ -50,6 +53,7 @@ struct Inner {
     metadata: metadata::Metadata,
     clients: clients::Clients,
     pop: pop::Pop,
+    transactions: transaction::Transactions,
 }
 
 /// Why the broker did not start.
@@ -67,9 +71,12 @@ impl Broker {
         let metadata = metadata::Metadata::load(&store)?;
         let clients = clients::Clients::default();
         let pop = pop::Pop::open(&config, &store, &clock)?;
-        let broker = Self { inner: Arc::new(Inner { config, store, clock, metadata, clients, pop }) };
+        let transactions = transaction::Transactions::new(&config);
+        let inner = Inner { config, store, clock, metadata, clients, pop, transactions };
+        let broker = Self { inner: Arc::new(inner) };
         broker.forget_strays();
         broker.limit_restored();
+        broker.restore_transactions()?;
         Ok(broker)
     }
     pub fn config(&self) -> &Config {

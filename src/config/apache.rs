@@ -46,8 +46,8 @@ const PROMISES: [Promise; 19] = [
     Promise { key: "enableCompaction", harmless: &["true", "false"], why: "" },
 ];
 
-/// Keys of parts that are not there yet: the classic protocol, the NameServer, filters by SQL, delay, transactions.
-const NOT_SERVED: [&str; 34] = [
+/// Keys of parts that are not there yet: the classic protocol, the NameServer, filters by SQL, delay.
+const NOT_SERVED: [&str; 31] = [
     "namesrvAddr",
     "rocketmqHome",
     "fetchNamesrvAddrByAddressServer",
@@ -72,9 +72,6 @@ const NOT_SERVED: [&str; 34] = [
     "timerPrecisionMs",
     "recallMessageEnable",
     "rejectTransactionMessage",
-    "transactionTimeOut",
-    "transactionCheckMax",
-    "transactionCheckInterval",
     "traceTopicEnable",
     "msgTraceTopicName",
     "enableLmq",

@@ -6,7 +6,7 @@
 //! repeated every second without end, so a condition that will not pass must have that code.
 
 use crate::{
-    broker::{AdminError, AppendError, FilterError, ProduceError, ReadError, SettleError, TakeError},
+    broker::{AdminError, AppendError, EndError, FilterError, ProduceError, ReadError, SettleError, TakeError},
     proto::v2::{self, Code},
     types::NameError,
 };
@@ -97,9 +97,22 @@ impl From<ProduceError> for Refusal {
             ProduceError::TypeConflict { .. } => Code::MessagePropertyConflictWithType,
             ProduceError::Unsupported(_) => Code::NotImplemented,
             ProduceError::BodyTooLarge { .. } => Code::MessageBodyTooLarge,
-            ProduceError::TooManyTopics(_) => Code::TooManyRequests,
+            ProduceError::TooManyTopics(_) | ProduceError::TooManyTransactions(_) => Code::TooManyRequests,
             ProduceError::Append(append) => append_code(append),
             ProduceError::Metadata(_) => Code::InternalServerError,
+        };
+        Self::new(code, error)
+    }
+}
+
+impl From<EndError> for Refusal {
+    fn from(error: EndError) -> Self {
+        let code = match &error {
+            EndError::Unknown | EndError::Decided(_) => Code::InvalidTransactionId,
+            EndError::TopicNotFound(_) => Code::TopicNotFound,
+            EndError::Append(append) => append_code(append),
+            EndError::Read(read) => read_code(read),
+            EndError::Poisoned(_) => Code::InternalServerError,
         };
         Self::new(code, error)
     }

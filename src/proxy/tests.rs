@@ -3,6 +3,7 @@
 mod consume;
 mod hostile;
 mod sessions;
+mod transaction;
 
 use crate::proto::v2::{self, Code};
 

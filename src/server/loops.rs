@@ -5,12 +5,13 @@ use std::{panic::AssertUnwindSafe, time::Duration};
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
 
-use crate::{broker::Broker, drain::Drain, proxy::Proxy};
+use crate::{broker::Broker, drain::Drain, proxy::Proxy, types::Deadline};
 
 /// Starts them all on one thread.
 pub fn start(on: &Handle, drain: &Drain, broker: &Broker, proxy: &Proxy) {
     drain.spawn(on, vital("redelivery", revive(broker.clone(), drain.clone())));
     drain.spawn(on, vital("snapshots", snapshots(broker.clone(), drain.clone())));
+    drain.spawn(on, vital("transaction checks", check_transactions(broker.clone(), proxy.clone(), drain.clone())));
     let (proxy, stop) = (proxy.clone(), drain.token());
     drain.spawn(on, vital("the front's background", async move { proxy.background(stop).await }));
 }
@@ -28,17 +29,30 @@ async fn vital(name: &'static str, work: impl Future<Output = ()>) {
 async fn revive(broker: Broker, drain: Drain) {
     loop {
         let next = broker.revive().await;
-        let due = async {
-            match next {
-                Some(next) => tokio::time::sleep(next.remaining(broker.clock().now())).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             () = drain.stopping() => return,
             () = broker.revive_sooner() => {}
-            () = due => {}
+            () = until(&broker, next) => {}
         }
+    }
+}
+
+/// Asks producers about their half messages when they are due.
+async fn check_transactions(broker: Broker, proxy: Proxy, drain: Drain) {
+    loop {
+        let next = proxy.check_transactions().await;
+        tokio::select! {
+            () = drain.stopping() => return,
+            () = broker.checks_sooner() => {}
+            () = until(&broker, next) => {}
+        }
+    }
+}
+
+async fn until(broker: &Broker, next: Option<Deadline>) {
+    match next {
+        Some(next) => tokio::time::sleep(next.remaining(broker.clock().now())).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -191,9 +191,17 @@ impl Store {
     pub fn opened_at(&self) -> PhysicalOffset {
         self.core.opened_at()
     }
+    /// `fileReservedTime`: how old a message may be before its segment goes.
+    pub fn reserved(&self) -> std::time::Duration {
+        self.core.config.retention.reserved
+    }
     /// True when reading there may have to wait for the device.
     pub fn is_cold(&self, physical: PhysicalOffset) -> bool {
         self.core.is_cold(physical)
+    }
+    /// Whether messages are indexed by key.
+    pub fn is_indexed(&self) -> bool {
+        self.core.index.is_some()
     }
     /// Messages of a topic with this key (`KEYS` or `UNIQ_KEY`), newest first, at most 64. It waits for the disk. None
     /// when keys are not indexed.

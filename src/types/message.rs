@@ -71,6 +71,11 @@ impl SysFlag {
     pub fn with(self, bits: i32) -> Self {
         Self(self.0 | bits)
     }
+    /// With these bits for the transaction's phase; 0 for none.
+    #[must_use]
+    pub fn with_transaction(self, phase: i32) -> Self {
+        Self(self.0 & !Self::TRANSACTION_MASK | phase)
+    }
 }
 
 /// A message to be stored. Offsets, store time and store host are the log's to give.

@@ -16,6 +16,9 @@ pub mod key {
     pub const KEYS: &str = "KEYS";
     pub const UNIQ_KEY: &str = "UNIQ_KEY";
     pub const TRAN_MSG: &str = "TRAN_MSG";
+    /// Where a half message is meant to go.
+    pub const REAL_TOPIC: &str = "REAL_TOPIC";
+    pub const REAL_QID: &str = "REAL_QID";
     pub const PGROUP: &str = "PGROUP";
     pub const SHARDING_KEY: &str = "__SHARDINGKEY";
     pub const TRACE_CONTEXT: &str = "TRACE_CONTEXT";

@@ -387,6 +387,7 @@ impl Broker {
         if let Err(error) = self.inner.store.delete_topic(name) {
             tracing::warn!(topic = %name, %error, "removing the queues of a deleted topic");
         }
+        self.drop_transactions_of(name);
         self.keep_forgotten(self.inner.pop.forget_topic(name));
     }
 

@@ -156,6 +156,10 @@ impl Book {
         self.exceptions.iter().map(|(offset, exception)| (*offset, exception))
     }
 
+    pub fn exception(&self, offset: QueueOffset) -> Option<&Exception> {
+        self.exceptions.get(&offset)
+    }
+
     pub fn is_done(&self, offset: QueueOffset) -> bool {
         offset < self.commit || self.done.contains(offset)
     }

@@ -47,6 +47,7 @@ use tokio::sync::Semaphore;
 
 pub use receipt::Receipt;
 
+pub(super) use self::own::{Tried, Undone};
 pub(super) use self::subscription::QueueBook;
 use self::{
     book::Book,

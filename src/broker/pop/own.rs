@@ -5,12 +5,35 @@
 
 use std::sync::Arc;
 
+use std::time::Duration;
+
 use crate::{
-    store::{AppendError, Purpose, Ticket},
-    types::{GroupName, NewMessage, PhysicalOffset, QueueId, QueueOffset, TopicName},
+    store::{AppendError, Purpose, ReadError, Ticket},
+    types::{Deadline, GroupName, NewMessage, PhysicalOffset, QueueId, QueueOffset, TopicName},
 };
 
-use super::{Broker, Pop, QueueBook, What};
+use super::{Broker, Pop, QueueBook, What, book::Exception, settle::ranges_by_queue, settle_record::Retry};
+
+/// A record of an own topic that was looked at and is not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::broker) struct Tried {
+    pub offset: QueueOffset,
+    /// At least 1.
+    pub times: u32,
+    /// When it is looked at again.
+    pub due: Deadline,
+}
+
+/// A record of an own topic that is not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::broker) struct Undone {
+    pub offset: QueueOffset,
+    pub physical: PhysicalOffset,
+    pub size: u32,
+    /// How often it was looked at, and when it is again; as far as that is on record.
+    pub tried: u32,
+    pub due: Option<Deadline>,
+}
 
 impl Broker {
     /// The book of an own topic, which begins at the first message that is still stored.
@@ -53,6 +76,68 @@ impl Broker {
         pop.touch();
         pages.book.done(offset..offset.plus(1));
         Ok(Some(ticket))
+    }
+
+    /// Records that these were looked at, in one record; those that are done stay done. Does not wait for the disk.
+    pub(in crate::broker) fn append_tried(&self, book: &QueueBook, tried: &[Tried]) -> Result<(), AppendError> {
+        if tried.is_empty() {
+            return Ok(());
+        }
+        let (now, wall) = (self.inner.clock.now(), self.inner.clock.wall());
+        let retry = |tried: &Tried| {
+            let delay = tried.due.remaining(now);
+            // The wall clock shows whole milliseconds.
+            let visible_at = wall.plus(delay).plus(Duration::from_millis(1));
+            let attempt = tried.times.saturating_add(1);
+            Retry { queue: book.queue_id, offset: tried.offset, attempt, visible_at, delay }
+        };
+        let pop = &self.inner.pop;
+        let mut pages = book.open();
+        pop.log.append(&book.owner, What::Retry(tried.iter().map(retry).collect()))?;
+        pop.touch();
+        for tried in tried {
+            pages.book.retry(tried.offset, tried.times.saturating_add(1), tried.due, u32::MAX);
+        }
+        Ok(())
+    }
+
+    /// Records that these are done and turn into nothing, in one record. Does not wait for the disk.
+    pub(in crate::broker) fn append_dropped(
+        &self,
+        book: &QueueBook,
+        dropped: &[QueueOffset],
+    ) -> Result<(), AppendError> {
+        if dropped.is_empty() {
+            return Ok(());
+        }
+        let pop = &self.inner.pop;
+        let done = ranges_by_queue(dropped.iter().map(|offset| (book.queue_id, *offset)).collect());
+        let mut pages = book.open();
+        pop.log.append(&book.owner, What::Done(done.clone()))?;
+        pop.touch();
+        done.into_iter().flat_map(|(_, ranges)| ranges).for_each(|range| pages.book.done(range));
+        Ok(())
+    }
+
+    /// What is not done, at or behind `from`, of at most `max` records; and where to go on, unless that was the end.
+    pub(in crate::broker) fn own_undone(
+        &self,
+        book: &QueueBook,
+        from: QueueOffset,
+        max: usize,
+    ) -> Result<(Vec<Undone>, Option<QueueOffset>), ReadError> {
+        let from = from.max(book.open().book.commit());
+        let entries = book.queue.entries(from, max)?;
+        let next = entries.last().map(|last| last.offset.plus(1));
+        let pages = book.open();
+        let undone = entries.iter().filter(|entry| !pages.book.is_done(entry.offset)).map(|entry| {
+            let (tried, due) = match pages.book.exception(entry.offset) {
+                Some(Exception::Waiting { attempt, due, .. }) => (attempt.saturating_sub(1), Some(*due)),
+                _ => (0, None),
+            };
+            Undone { offset: entry.offset, physical: entry.physical, size: entry.size, tried, due }
+        });
+        Ok((undone.collect(), next))
     }
 }
 

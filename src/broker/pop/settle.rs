@@ -237,7 +237,7 @@ impl Broker {
 }
 
 /// Groups offsets by queue, each once, as ascending ranges that do not touch.
-fn ranges_by_queue(mut done: Vec<(QueueId, QueueOffset)>) -> Vec<(QueueId, Vec<Range<QueueOffset>>)> {
+pub(super) fn ranges_by_queue(mut done: Vec<(QueueId, QueueOffset)>) -> Vec<(QueueId, Vec<Range<QueueOffset>>)> {
     done.sort_unstable();
     done.dedup();
     let mut queues: Vec<(QueueId, Vec<Range<QueueOffset>>)> = Vec::new();

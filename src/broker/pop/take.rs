@@ -268,7 +268,7 @@ impl Broker {
     }
 
     /// Runs what may wait for a disk on a thread that may; at most `COLD_READS_MAX` at once.
-    pub(super) async fn off_the_runtime<R: Send + 'static>(
+    pub(in crate::broker) async fn off_the_runtime<R: Send + 'static>(
         &self,
         work: impl FnOnce() -> R + Send + 'static,
     ) -> std::io::Result<R> {

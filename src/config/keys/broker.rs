@@ -115,6 +115,38 @@ pub static KEYS: &[Key] = &[
         rule: Rule::Span { unit: Unit::Millis, range: 100..=3_600_000, set: |c, d| c.broker.snapshot_interval = d },
     },
     Key {
+        name: "transactionTimeOut",
+        aliases: &[],
+        default: "6000",
+        doc: "How long a producer has to commit or roll back before it is asked, unless its message says so itself.",
+        rule: Rule::Span { unit: Unit::Millis, range: 100..=86_400_000, set: |c, d| c.broker.transaction_timeout = d },
+    },
+    Key {
+        name: "transactionCheckInterval",
+        aliases: &[],
+        default: "30000",
+        doc: "How often a producer is asked about a transaction that it has not decided.",
+        rule: Rule::Span {
+            unit: Unit::Millis,
+            range: 100..=86_400_000,
+            set: |c, d| c.broker.transaction_check_interval = d,
+        },
+    },
+    Key {
+        name: "transactionCheckMax",
+        aliases: &[],
+        default: "15",
+        doc: "How often producers are asked before the message is given up and kept in TRANS_CHECK_MAX_TIME_TOPIC.",
+        rule: Rule::Count { range: 1..=1_000_000, set: |c, n| c.broker.transaction_checks_max = n as u32 },
+    },
+    Key {
+        name: "transactionPendingMax",
+        aliases: &[],
+        default: "200000",
+        doc: "Transactions that wait for their decision at most; about 200 bytes of memory each.",
+        rule: Rule::Count { range: 1..=100_000_000, set: |c, n| c.broker.transactions_max = n as usize },
+    },
+    Key {
         name: "topicsMax",
         aliases: &[],
         default: "100000",

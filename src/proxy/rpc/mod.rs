@@ -6,6 +6,7 @@ mod send;
 mod session;
 mod settle;
 mod telemetry;
+mod transaction;
 
 use std::sync::Arc;
 
@@ -106,8 +107,8 @@ impl MessagingService for Messaging {
         Ok(Response::new(telemetry::commands(self.front.clone(), call, inbound)))
     }
     async fn send_message(&self, r: Request<v2::SendMessageRequest>) -> Result<v2::SendMessageResponse> {
-        let (_, request) = open(r)?;
-        reply(self.send(request).await)
+        let (call, request) = open(r)?;
+        reply(self.send(&call, request).await)
     }
     async fn receive_message(&self, r: Request<v2::ReceiveMessageRequest>) -> Result<receive::Answer> {
         let (call, request) = open(r)?;
@@ -145,8 +146,9 @@ impl MessagingService for Messaging {
     async fn query_offset(&self, _: Request<v2::QueryOffsetRequest>) -> Result<v2::QueryOffsetResponse> {
         later("QueryOffset")
     }
-    async fn end_transaction(&self, _: Request<v2::EndTransactionRequest>) -> Result<v2::EndTransactionResponse> {
-        later("EndTransaction")
+    async fn end_transaction(&self, r: Request<v2::EndTransactionRequest>) -> Result<v2::EndTransactionResponse> {
+        let (_, request) = open(r)?;
+        reply(self.end(request).await)
     }
     async fn recall_message(&self, _: Request<v2::RecallMessageRequest>) -> Result<v2::RecallMessageResponse> {
         later("RecallMessage")

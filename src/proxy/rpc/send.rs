@@ -1,12 +1,12 @@
 //! SendMessage.
 
-use crate::proto::v2;
+use crate::{proto::v2, types::MessageType};
 
-use super::{Messaging, Outcome, convert::draft};
+use super::{Call, Messaging, Outcome, convert::draft};
 use crate::proxy::status;
 
 impl Messaging {
-    pub async fn send(&self, request: v2::SendMessageRequest) -> Outcome<v2::SendMessageResponse> {
+    pub async fn send(&self, call: &Call, request: v2::SendMessageRequest) -> Outcome<v2::SendMessageResponse> {
         let broker = &self.front.broker;
         let rules = draft::Rules {
             limits: &self.front.config.messages,
@@ -16,8 +16,13 @@ impl Messaging {
         };
         let (topic, named) = draft::drafts(request.messages, &rules)?;
         let (ids, drafts): (Vec<_>, Vec<_>) = named.into_iter().map(|n| (n.message_id, n.draft)).unzip();
+        let is_transaction = drafts.iter().any(|draft| draft.message_type == MessageType::Transaction);
         let produced = broker.produce(&topic, drafts).await?;
-        let entries = ids.into_iter().zip(produced).map(|(id, at)| draft::sent(id, at.offset.to_wire())).collect();
+        if is_transaction {
+            // Whom to ask when nothing is decided: not every client names its topics beforehand.
+            self.front.sessions.published(&call.client, &topic);
+        }
+        let entries = ids.into_iter().zip(produced).map(|(id, at)| draft::sent(id, &at)).collect();
         Ok(v2::SendMessageResponse { status: Some(status::ok()), entries })
     }
 }
