@@ -73,7 +73,8 @@ impl Proxy {
         asked.await?.accepted().map(drop)
     }
 
-    /// Has a client renew its connections. Java, Go and Node.js do; the others pass it over.
+    /// Has a client renew its connections. Java, Go and Node.js do; the others pass it over. A drain need not say it: its
+    /// GOAWAY has every client renew them.
     pub fn reconnect_endpoints(&self, client: &ClientId) -> Result<(), PushError> {
         // No answer is to be expected.
         let reconnect = v2::ReconnectEndpointsCommand { nonce: "0".into() };

@@ -19,6 +19,7 @@ mod groups;
 mod limits;
 mod redeliver;
 mod tls;
+mod transactions;
 
 use driver::{Client, Driver, Unbuilt};
 use stage::Stage;
@@ -49,6 +50,9 @@ macro_rules! claims_of_simple_consumers {
             tls: tls_and_plaintext_are_served_on_one_port;
             crash: a_killed_server_loses_nothing_acknowledged,
                 a_stopped_server_finishes_and_loses_nothing_acknowledged;
+            transactions: what_is_committed_comes_and_what_is_rolled_back_does_not,
+                another_producer_decides_for_one_that_is_dead, a_producer_that_does_not_know_is_asked_again,
+                a_server_killed_between_half_and_commit_commits, a_killed_server_asks_about_its_half_messages;
         }
     };
 }
