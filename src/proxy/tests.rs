@@ -136,11 +136,10 @@ async fn rpcs_that_come_later_answer_in_their_body() {
         code(&api.update_offset(c.request(Default::default())).await.unwrap().into_inner().status),
         code(&api.get_offset(c.request(Default::default())).await.unwrap().into_inner().status),
         code(&api.query_offset(c.request(Default::default())).await.unwrap().into_inner().status),
-        code(&api.end_transaction(c.request(Default::default())).await.unwrap().into_inner().status),
         code(&api.recall_message(c.request(Default::default())).await.unwrap().into_inner().status),
         code(&api.sync_lite_subscription(c.request(Default::default())).await.unwrap().into_inner().status),
     ];
-    assert_eq!(codes, [Code::NotImplemented; 6]);
+    assert_eq!(codes, [Code::NotImplemented; 5]);
     let mut pulled = api.pull_message(c.request(Default::default())).await.unwrap().into_inner();
     let first = pulled.message().await.unwrap().unwrap().content;
     let Some(v2::pull_message_response::Content::Status(status)) = first else { panic!("{first:?}") };
