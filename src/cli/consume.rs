@@ -42,6 +42,9 @@ pub struct Args {
     /// Stop after this many messages.
     #[arg(long)]
     count: Option<u64>,
+    /// Exit code 1 when fewer than --count came.
+    #[arg(long, requires = "count")]
+    require: bool,
     /// Wait for more instead of stopping when nothing has come for 5 seconds.
     #[arg(long)]
     follow: bool,
@@ -68,6 +71,7 @@ impl Args {
         let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
         loop {
             match self.session(&mut left, stop.as_mut()).await {
+                Ok(()) if self.require && left > 0 => anyhow::bail!("{left} messages of --count did not come"),
                 Ok(()) => return Ok(ExitCode::SUCCESS),
                 // A server that restarts is waited for; one that says no would say it again.
                 Err(error @ (Error::Broken(_) | Error::Connect(_))) if self.follow => {

@@ -96,7 +96,7 @@ impl Verb {
     }
 }
 
-fn customized(delays: Vec<Duration>) -> pb::RetryPolicy {
+pub(super) fn customized(delays: Vec<Duration>) -> pb::RetryPolicy {
     let next = delays.into_iter().map(|d| prost_types::Duration {
         seconds: i64::try_from(d.as_secs()).unwrap_or(i64::MAX),
         nanos: d.subsec_nanos() as i32,
@@ -233,7 +233,7 @@ fn policy_json(policy: Option<&pb::RetryPolicy>) -> Value {
     }
 }
 
-fn policy_text(policy: Option<&pb::RetryPolicy>) -> String {
+pub(super) fn policy_text(policy: Option<&pb::RetryPolicy>) -> String {
     let text = |ms: i64| {
         let units = [(3_600_000, "h"), (60_000, "m"), (1000, "s")];
         let whole = units.iter().find(|(unit, _)| ms != 0 && ms % unit == 0);
