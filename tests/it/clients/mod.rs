@@ -8,7 +8,7 @@
 //! client is skipped with a line that says so, or fails when `CI=true`.
 
 mod driver;
-mod process;
+pub mod process;
 mod server;
 mod stage;
 mod transcript;
@@ -154,7 +154,7 @@ fn driver_or_skip(client: Client) -> Option<Driver> {
 }
 
 /// Says it past the capture of test output, which hides what passing tests print.
-fn skipped(why: &str) {
+pub fn skipped(why: &str) {
     use std::io::Write;
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     // Nobody to tell when standard error is gone.
