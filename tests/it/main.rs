@@ -4,5 +4,6 @@ mod benchmark;
 mod cli;
 mod clients;
 mod harness;
+mod ops;
 mod tidy;
 mod wire;
