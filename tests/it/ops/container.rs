@@ -52,7 +52,7 @@ impl Image {
             match instruction {
                 "COPY" => {
                     let (flags, words): (Vec<&str>, Vec<&str>) = rest.split(' ').partition(|w| w.starts_with("--"));
-                    let owned = flags.iter().any(|f| *f == "--chown=65532:65532");
+                    let owned = flags.contains(&"--chown=65532:65532");
                     let [from, to] = words[..] else { panic!("{line}") };
                     image.copies.push((from.to_owned(), to.to_owned(), owned));
                 }
