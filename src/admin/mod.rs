@@ -1,11 +1,13 @@
-//! ADMINISTRATION: the operator's verbs on topics and groups, over FerroMQ's own gRPC service.
+//! ADMINISTRATION: the operator's verbs on topics, groups and timers, over FerroMQ's own gRPC service.
 //!
 //! Unlike the RocketMQ API, business errors are gRPC status codes here. Calls that write tables wait for a disk, so
 //! they run on threads that may block.
 
 mod convert;
 mod groups;
+mod reset;
 mod status;
+mod timers;
 mod topics;
 
 use std::{path::PathBuf, sync::Arc};
@@ -161,10 +163,55 @@ impl admin_service_server::AdminService for Admin {
         groups::describe(&self.broker, request.get_ref()).map(Response::new)
     }
 
+    async fn reset_group_offsets(
+        &self,
+        request: Request<pb::ResetGroupOffsetsRequest>,
+    ) -> Result<Response<pb::ResetGroupOffsetsResponse>, Status> {
+        let reset = reset::Reset::of(request.get_ref())?;
+        let planned = reset.clone();
+        let mut moved = self.blocking(move |broker| planned.plan(broker)).await?;
+        if !request.get_ref().dry_run {
+            moved = reset.carry_out(&self.broker, &moved).await?;
+        }
+        Ok(Response::new(reset::answer(moved)))
+    }
+
     async fn get_server_status(
         &self,
         _: Request<pb::GetServerStatusRequest>,
     ) -> Result<Response<pb::GetServerStatusResponse>, Status> {
         Ok(Response::new(self.server_status()))
+    }
+
+    async fn list_timers(
+        &self,
+        request: Request<pb::ListTimersRequest>,
+    ) -> Result<Response<pb::ListTimersResponse>, Status> {
+        let request = request.into_inner();
+        self.blocking(move |broker| timers::list(broker, &request)).await.map(Response::new)
+    }
+
+    async fn find_timer(
+        &self,
+        request: Request<pb::FindTimerRequest>,
+    ) -> Result<Response<pb::FindTimerResponse>, Status> {
+        let request = request.into_inner();
+        self.blocking(move |broker| timers::find(broker, &request)).await.map(Response::new)
+    }
+
+    async fn cancel_timer(
+        &self,
+        request: Request<pb::CancelTimerRequest>,
+    ) -> Result<Response<pb::CancelTimerResponse>, Status> {
+        let request = request.into_inner();
+        self.blocking(move |broker| timers::cancel(broker, &request)).await.map(Response::new)
+    }
+
+    async fn reschedule_timer(
+        &self,
+        request: Request<pb::RescheduleTimerRequest>,
+    ) -> Result<Response<pb::RescheduleTimerResponse>, Status> {
+        let request = request.into_inner();
+        self.blocking(move |broker| timers::reschedule(broker, &request)).await.map(Response::new)
     }
 }

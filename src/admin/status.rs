@@ -3,7 +3,7 @@
 use tonic::{Code, Status};
 
 use crate::{
-    broker::AdminError,
+    broker::{AdminError, OffsetError},
     types::{GroupName, TopicName},
 };
 
@@ -23,6 +23,17 @@ pub fn no_topic(name: &TopicName) -> Status {
 
 pub fn no_group(name: &GroupName) -> Status {
     of_change(AdminError::GroupNotFound(name.clone()))
+}
+
+/// A refusal to set a group's offsets.
+pub fn of_reset(error: OffsetError) -> Status {
+    let code = match &error {
+        OffsetError::TopicNotFound(_) | OffsetError::GroupNotFound(_) | OffsetError::NoQueue { .. } => Code::NotFound,
+        OffsetError::Beyond { .. } => Code::OutOfRange,
+        OffsetError::TooManyBooks { .. } => Code::ResourceExhausted,
+        OffsetError::Append(_) | OffsetError::Read(_) | OffsetError::Poisoned(_) => Code::Unavailable,
+    };
+    Status::new(code, error.to_string())
 }
 
 fn of(error: AdminError, conflict: Code) -> Status {

@@ -27,12 +27,35 @@ pub struct Config {
     pub polls_per_group_max: usize,
     /// `popInflightMessageThreshold`: deliveries of one queue and group that are neither acked nor expired, at most.
     pub in_flight_max: usize,
+    /// `popInflightTotalMax`: messages of all groups that are in flight or wait for an attempt, at most; give or take what
+    /// the polls under way take.
+    pub in_flight_total_max: usize,
+    /// `popBooksMax`: queues that groups consume, each pair counted, at most.
+    pub books_max: usize,
     /// `retryMaxTimes` of a group that is made without one; deliveries are one more.
     pub retry_max_times: u32,
     /// `flushConsumerOffsetInterval`: how often consumption state is snapshotted when it changed.
     pub snapshot_interval: Duration,
     /// `channelExpiredTimeout`: a client without heartbeat for this long is gone.
     pub client_timeout: Duration,
+    /// `timerMaxDelaySec`: how far ahead a message's time may lie.
+    pub timer_delay_max: Duration,
+    /// `timerPendingMax`: messages that wait for their time at most.
+    pub timers_max: usize,
+    /// `timerRollWindowSlot`: a message that has waited this long since it was appended is appended anew.
+    pub timer_carry_after: Duration,
+    /// `messageDelayLevel`: the delays of levels 1, 2, ...
+    pub delay_levels: Vec<Duration>,
+    /// `recallMessageEnable`.
+    pub recall_enabled: bool,
+    /// `transactionTimeOut`: how long a producer has to decide before it is asked, unless its message says so itself.
+    pub transaction_timeout: Duration,
+    /// `transactionCheckInterval`: how often it is asked from then on.
+    pub transaction_check_interval: Duration,
+    /// `transactionCheckMax`: how often at most, before the half message is given up.
+    pub transaction_checks_max: u32,
+    /// `transactionPendingMax`: half messages that wait for their decision at most.
+    pub transactions_max: usize,
     /// Topics and groups at most (together with what was auto-created).
     pub topics_max: usize,
     pub groups_max: usize,
@@ -52,9 +75,20 @@ impl Default for Config {
             polls_max: 100_000,
             polls_per_group_max: 1024,
             in_flight_max: 1_000_000,
+            in_flight_total_max: 4_000_000,
+            books_max: 500_000,
             retry_max_times: 16,
             snapshot_interval: Duration::from_secs(5),
             client_timeout: Duration::from_secs(120),
+            timer_delay_max: Duration::from_secs(400 * 24 * 3600),
+            timers_max: 10_000_000,
+            timer_carry_after: Duration::from_secs(48 * 3600),
+            delay_levels: super::parse_levels(super::DEFAULT_LEVELS).unwrap_or_default(),
+            recall_enabled: true,
+            transaction_timeout: Duration::from_secs(6),
+            transaction_check_interval: Duration::from_secs(30),
+            transaction_checks_max: 15,
+            transactions_max: 200_000,
             topics_max: 100_000,
             groups_max: 100_000,
         }

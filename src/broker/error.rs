@@ -1,9 +1,14 @@
 //! What the broker can refuse: one enum for each verb, each variant with the data that a front needs to word it.
 
+use std::time::Duration;
+
 use crate::{
+    broker::Decision,
     store::{AppendError, Poisoned, ReadError},
-    types::{GroupName, MessageType, TopicName},
+    types::{GroupName, MessageType, QueueId, QueueOffset, TopicName},
 };
+
+use super::{long_poll::Full, pop::TooManyBooks};
 
 /// Why a message was not stored.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -18,13 +23,45 @@ pub enum ProduceError {
     Unsupported(MessageType),
     #[error("the body has {size} bytes, maxMessageSize is {max}")]
     BodyTooLarge { size: usize, max: usize },
+    #[error("the delivery time is {} ms ahead, timerMaxDelaySec is {}", .ahead.as_millis(), .max.as_secs())]
+    DelayTooLong { ahead: Duration, max: Duration },
+    #[error("the property {key} is {value:?}, which is no number")]
+    NoTime { key: &'static str, value: String },
+    #[error("{max} messages wait for their time, which is the limit; wait, or raise timerPendingMax")]
+    TimersFull { max: usize },
     #[error("the server has {0} topics, which is its limit; delete some or raise topicsMax")]
     TooManyTopics(usize),
+    #[error(
+        "{0} transactions wait for their producers' decision, which is the limit; commit or roll back some, or raise \
+         transactionPendingMax"
+    )]
+    TooManyTransactions(usize),
     #[error(transparent)]
     Append(#[from] AppendError),
     /// Metadata could not be written.
     #[error("saving the topic table: {0}")]
     Metadata(String),
+}
+
+/// Why a transaction was not ended as asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum EndError {
+    /// The id is not one of ours, or not of this topic and message, or it is over for so long that nothing is known of it.
+    #[error("no transaction of this topic and message with this id is known; name it as the answer to SendMessage did")]
+    Unknown,
+    #[error("the transaction {}", match .0 {
+        Decision::Commit => "was committed",
+        Decision::Rollback => "is over: it was rolled back, or given up after its last check",
+    })]
+    Decided(Decision),
+    #[error("topic {0} does not exist any more, so its transactions cannot be committed")]
+    TopicNotFound(TopicName),
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Poisoned(#[from] Poisoned),
 }
 
 /// Why a poll got nothing but a refusal.
@@ -42,12 +79,75 @@ pub enum TakeError {
     PollingFull { parked: usize, max: usize, setting: &'static str },
     #[error("the server has {0} groups, which is its limit; delete some or raise groupsMax")]
     TooManyGroups(usize),
+    #[error("the server keeps {books} books, one for each queue and group, the most is {max}; raise popBooksMax")]
+    TooManyBooks { books: usize, max: usize },
+    #[error(
+        "{held} messages of all groups are in flight or wait for an attempt, the most is {max}; acknowledge some, or \
+         raise popInflightTotalMax"
+    )]
+    TooManyInFlight { held: usize, max: usize },
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error(transparent)]
     Poisoned(#[from] Poisoned),
     #[error("saving the group table: {0}")]
     Metadata(String),
+}
+
+impl From<Full> for TakeError {
+    fn from(full: Full) -> Self {
+        Self::PollingFull { parked: full.parked, max: full.max, setting: full.setting }
+    }
+}
+
+/// Why a pull got nothing but a refusal.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PullError {
+    #[error(transparent)]
+    Take(#[from] TakeError),
+    #[error("queue {queue} does not exist: topic {topic} has {queues} readable queues, from 0 on")]
+    NoQueue { topic: TopicName, queue: QueueId, queues: u32 },
+    #[error("offset {offset} is not among those of the queue, {min} to {max}; go on from one of these")]
+    OutOfRange { offset: QueueOffset, min: QueueOffset, max: QueueOffset },
+}
+
+/// Why a group's offset, or one of a queue, was not told or set.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum OffsetError {
+    #[error("topic {0} does not exist; `ferromq topic list` shows those that do")]
+    TopicNotFound(TopicName),
+    #[error("group {0} does not exist; `ferromq group list` shows those that do")]
+    GroupNotFound(GroupName),
+    #[error("queue {queue} does not exist: topic {topic} has {queues} readable queues, from 0 on")]
+    NoQueue { topic: TopicName, queue: QueueId, queues: u32 },
+    #[error("offset {offset} is beyond the end of queue {queue}, which is {max}")]
+    Beyond { queue: QueueId, offset: QueueOffset, max: QueueOffset },
+    #[error("the server keeps {books} books, one for each queue and group, the most is {max}; raise popBooksMax")]
+    TooManyBooks { books: usize, max: usize },
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Poisoned(#[from] Poisoned),
+}
+
+impl From<TooManyBooks> for TakeError {
+    fn from(TooManyBooks { books, max }: TooManyBooks) -> Self {
+        Self::TooManyBooks { books, max }
+    }
+}
+
+impl From<TooManyBooks> for OffsetError {
+    fn from(TooManyBooks { books, max }: TooManyBooks) -> Self {
+        Self::TooManyBooks { books, max }
+    }
+}
+
+impl From<TooManyBooks> for SettleError {
+    fn from(TooManyBooks { books, max }: TooManyBooks) -> Self {
+        Self::TooManyBooks { books, max }
+    }
 }
 
 /// Why a delivery could not be settled (acked, changed, dead-lettered).
@@ -63,6 +163,8 @@ pub enum SettleError {
     TopicNotFound(TopicName),
     #[error("group {0} does not exist")]
     GroupNotFound(GroupName),
+    #[error("the server keeps {books} books, one for each queue and group, the most is {max}; raise popBooksMax")]
+    TooManyBooks { books: usize, max: usize },
     #[error(transparent)]
     Append(#[from] AppendError),
     #[error(transparent)]

@@ -5,7 +5,10 @@
 //! filter may want the message; a poll that was woken and has not looked yet will see later arrivals too, so they wake
 //! nobody else. Whoever takes a full batch and leaves some wakes the next ([`Line::wake`]).
 //!
-//! A wake-up is never lost: a seat that is given up between being woken and having looked passes the wake-up on.
+//! Pulls, which take nothing away from each other, have a line for each queue, and an arrival wakes all of it.
+//!
+//! A wake-up is never lost: a seat that is given up between being woken and having looked passes the wake-up on, also
+//! when the look ended with an error.
 //!
 //! Locks: `topics`, then one line's; wakers run after both are let go.
 
@@ -20,7 +23,7 @@ use std::{
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::types::{GroupName, TopicName};
+use crate::types::{GroupName, QueueId, TopicName};
 
 use super::Filter;
 
@@ -49,6 +52,8 @@ pub struct Full {
 pub struct LongPoll {
     room: Arc<Room>,
     topics: RwLock<HashMap<TopicName, HashMap<GroupName, Arc<Line>>>>,
+    /// Of pulls.
+    queues: RwLock<HashMap<TopicName, HashMap<QueueId, Arc<Line>>>>,
 }
 
 /// What all lines share.
@@ -60,7 +65,7 @@ struct Room {
     line_max: usize,
 }
 
-/// The parked polls of one group on one topic.
+/// The parked polls of one group on one topic, or the parked pulls of one queue.
 pub struct Line {
     room: Arc<Room>,
     seats: Mutex<Seats>,
@@ -71,11 +76,15 @@ struct Seats {
     /// By age: the first is the oldest. About 150 bytes each.
     waiting: BTreeMap<u64, Waiting>,
     next: u64,
+    /// What concerns one concerns all: they are pulls.
+    all: bool,
 }
 
 struct Waiting {
     filter: Filter,
     woken: Option<Cause>,
+    /// The wake-up that it is looking for: not used up before the look has succeeded.
+    looking: Option<Cause>,
     waker: Option<Waker>,
 }
 
@@ -89,18 +98,29 @@ impl LongPoll {
     /// `parked_max` seats in all (`maxPopPollingSize`), `line_max` in one line (`popPollingSize`).
     pub fn new(parked_max: usize, line_max: usize) -> Self {
         let room = Room { parked: AtomicUsize::new(0), ended: AtomicBool::new(false), parked_max, line_max };
-        Self { room: Arc::new(room), topics: RwLock::default() }
+        Self { room: Arc::new(room), topics: RwLock::default(), queues: RwLock::default() }
     }
 
     /// The line of a group on a topic, made if need be. It stays until the topic or the group is forgotten.
     pub fn line(&self, topic: &TopicName, group: &GroupName) -> Arc<Line> {
         let mut topics = self.topics.write();
-        let line = || Arc::new(Line { room: Arc::clone(&self.room), seats: Mutex::default() });
+        let line = || self.new_line(false);
         Arc::clone(topics.entry(topic.clone()).or_default().entry(group.clone()).or_insert_with(line))
     }
 
-    /// Wakes one poll of each group. Called for each message, so it costs next to nothing while nobody waits.
-    pub fn arrived(&self, topic: &TopicName, tags_code: i64) {
+    /// The line of pulls of a queue, made if need be. It stays until the topic is forgotten.
+    pub fn queue_line(&self, topic: &TopicName, queue: QueueId) -> Arc<Line> {
+        let mut queues = self.queues.write();
+        let line = || self.new_line(true);
+        Arc::clone(queues.entry(topic.clone()).or_default().entry(queue).or_insert_with(line))
+    }
+
+    fn new_line(&self, all: bool) -> Arc<Line> {
+        Arc::new(Line { room: Arc::clone(&self.room), seats: Mutex::new(Seats { all, ..Seats::default() }) })
+    }
+
+    /// Wakes one poll of each group, and the pulls of the queue. Called for each message, so it costs next to nothing while nobody waits.
+    pub fn arrived(&self, topic: &TopicName, queue: QueueId, tags_code: i64) {
         // Pairs with the fence in `Line::sit`: either this sees the seat, or the poll's last look sees the message.
         fence(Ordering::SeqCst);
         if self.room.parked.load(Ordering::Relaxed) == 0 {
@@ -112,12 +132,17 @@ impl LongPoll {
                 line.seats.lock().wake(Cause::Arrival { tags_code }, &mut wakers);
             }
         }
+        if let Some(line) = self.queues.read().get(topic).and_then(|lines| lines.get(&queue)) {
+            line.seats.lock().wake(Cause::Arrival { tags_code }, &mut wakers);
+        }
         wakers.into_iter().for_each(Waker::wake);
     }
 
     /// Lets go of the lines of a topic and sends their polls to look again.
     pub fn forget_topic(&self, topic: &TopicName) {
         let lines = self.topics.write().remove(topic).unwrap_or_default();
+        lines.values().for_each(|line| line.wake_all());
+        let lines = self.queues.write().remove(topic).unwrap_or_default();
         lines.values().for_each(|line| line.wake_all());
     }
 
@@ -132,7 +157,8 @@ impl LongPoll {
     /// Ends every parked poll, and lets no new one park.
     pub fn end(&self) {
         self.room.ended.store(true, Ordering::SeqCst);
-        let lines: Vec<_> = self.topics.read().values().flat_map(|lines| lines.values().cloned()).collect();
+        let mut lines: Vec<_> = self.topics.read().values().flat_map(|lines| lines.values().cloned()).collect();
+        lines.extend(self.queues.read().values().flat_map(|lines| lines.values().cloned()));
         lines.iter().for_each(|line| line.wake_all());
     }
 
@@ -167,7 +193,7 @@ impl Line {
         seats.next += 1;
         // Whoever ends all polls may have been here already.
         let woken = self.room.ended.load(Ordering::SeqCst).then_some(Cause::Any);
-        seats.waiting.insert(id, Waiting { filter, woken, waker: None });
+        seats.waiting.insert(id, Waiting { filter, woken, looking: None, waker: None });
         drop(seats);
         fence(Ordering::SeqCst);
         Ok(Seat { line: Arc::clone(self), id })
@@ -196,16 +222,16 @@ impl Seats {
     fn wake(&mut self, cause: Cause, wakers: &mut Vec<Waker>) {
         match cause {
             Cause::Arrival { tags_code } => {
-                if let Some(waiting) = self.waiting.values_mut().find(|w| w.filter.may_match(tags_code)) {
-                    waiting.wake(cause, wakers);
-                }
+                let most = if self.all { usize::MAX } else { 1 };
+                let concerned = self.waiting.values_mut().filter(|w| w.filter.may_match(tags_code));
+                concerned.take(most).for_each(|waiting| waiting.wake(cause, wakers));
             }
             // Which filter it concerns is not known: one poll of each. The polls of a group have one filter as a rule.
             Cause::Any => {
                 let mut seen: Vec<&Filter> = Vec::new();
                 for waiting in self.waiting.values_mut() {
-                    let Waiting { filter, woken, waker } = waiting;
-                    if !seen.contains(&&*filter) {
+                    let Waiting { filter, woken, waker, .. } = waiting;
+                    if self.all || !seen.contains(&&*filter) {
                         seen.push(filter);
                         *woken = Some(Cause::Any);
                         wakers.extend(waker.take());
@@ -218,9 +244,16 @@ impl Seats {
 
 impl Waiting {
     fn wake(&mut self, cause: Cause, wakers: &mut Vec<Waker>) {
-        // Two different reasons before the poll has looked: whoever inherits them must assume anything.
-        self.woken = if self.woken.is_some_and(|before| before != cause) { Some(Cause::Any) } else { Some(cause) };
+        self.woken = both(self.woken, Some(cause));
         wakers.extend(self.waker.take());
+    }
+}
+
+/// Two different reasons before a poll has looked: whoever inherits them must assume anything.
+fn both(a: Option<Cause>, b: Option<Cause>) -> Option<Cause> {
+    match (a, b) {
+        (Some(a), Some(b)) if a != b => Some(Cause::Any),
+        (a, b) => a.or(b),
     }
 }
 
@@ -246,12 +279,20 @@ impl Seat {
         Poll::Pending
     }
 
-    /// Says that the poll is about to look: it uses the wake-up that it got, and what happens from now on wakes it anew.
+    /// Says that the poll is about to look: what happens from now on wakes it anew. The wake-up that it got is used up
+    /// by [`Seat::looked`].
     pub fn about_to_look(&self) {
         if let Some(waiting) = self.line.seats.lock().waiting.get_mut(&self.id) {
-            waiting.woken = None;
+            waiting.looking = both(waiting.looking, waiting.woken.take());
         }
         fence(Ordering::SeqCst);
+    }
+
+    /// Says that the look has succeeded, whatever it found.
+    pub fn looked(&self) {
+        if let Some(waiting) = self.line.seats.lock().waiting.get_mut(&self.id) {
+            waiting.looking = None;
+        }
     }
 }
 
@@ -259,7 +300,7 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut wakers = Vec::new();
         let mut seats = self.line.seats.lock();
-        let unused = seats.waiting.remove(&self.id).and_then(|waiting| waiting.woken);
+        let unused = seats.waiting.remove(&self.id).and_then(|w| both(w.looking, w.woken));
         if let Some(cause) = unused {
             seats.wake(cause, &mut wakers);
         }

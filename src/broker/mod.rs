@@ -4,8 +4,10 @@
 //!
 //! - [`metadata`] - topics and consumer groups.
 //! - [`produce`] - sending.
-//! - [`pop`] - consumption.
+//! - [`delay`] - messages that wait for their time.
+//! - [`pop`] - consumption; [`pull`] - reading from an offset on.
 //! - [`filter`] - which messages a consumer wants.
+//! - [`transaction`] - messages that their producers decide about later.
 //! - [`clients`] - who is there.
 //!
 //! Order of locks: a table being changed, then a topic's gate, then the log; see the rooms behind this door for their own.
@@ -13,6 +15,7 @@
 
 mod clients;
 pub mod config;
+mod delay;
 mod error;
 mod fastjson;
 pub mod filter;
@@ -21,18 +24,23 @@ mod metadata;
 mod offsets;
 mod pop;
 mod produce;
+mod pull;
 #[cfg(test)]
 pub(crate) mod testing;
+mod transaction;
 
 use std::sync::Arc;
 
 pub use clients::Role;
 pub use config::Config;
-pub use error::{AdminError, ProduceError, SettleError, TakeError};
+pub use delay::{DEFAULT_LEVELS, Lateness, PendingTimer, RecallError, parse_levels};
+pub use error::{AdminError, EndError, OffsetError, ProduceError, PullError, SettleError, TakeError};
 pub use filter::{Filter, FilterError};
 pub use metadata::{Group, GroupChange, RetryPolicy, Topic, TopicChange};
-pub use pop::{Delivery, Progress, Receipt, Take};
+pub use pop::{Delivery, Moved, Position, Progress, Receipt, Take};
 pub use produce::{Draft, Produced};
+pub use pull::{Pull, Pulled};
+pub use transaction::{Askable, Check, Decision, Round, TransactionId};
 
 pub use crate::store::{AppendError, Health, Poisoned, ReadError};
 use crate::{store::Store, types::Clock};
@@ -50,6 +58,8 @@ struct Inner {
     metadata: metadata::Metadata,
     clients: clients::Clients,
     pop: pop::Pop,
+    timers: delay::Timers,
+    transactions: transaction::Transactions,
 }
 
 /// Why the broker did not start.
@@ -67,9 +77,14 @@ impl Broker {
         let metadata = metadata::Metadata::load(&store)?;
         let clients = clients::Clients::default();
         let pop = pop::Pop::open(&config, &store, &clock)?;
-        let broker = Self { inner: Arc::new(Inner { config, store, clock, metadata, clients, pop }) };
+        let timers = delay::Timers::new(clock.as_ref());
+        let transactions = transaction::Transactions::new(&config);
+        let inner = Inner { config, store, clock, metadata, clients, pop, timers, transactions };
+        let broker = Self { inner: Arc::new(inner) };
         broker.forget_strays();
         broker.limit_restored();
+        broker.load_timers()?;
+        broker.restore_transactions()?;
         Ok(broker)
     }
     pub fn config(&self) -> &Config {

@@ -9,11 +9,16 @@ use std::{net::SocketAddr, sync::Arc};
 use bytes::Bytes;
 
 use crate::{
-    store::{AppendError, Purpose, Ticket},
-    types::{MessageType, NewMessage, Properties, QueueId, QueueOffset, SysFlag, Timestamp, TopicName, java_hash},
+    store::{AppendError, Purpose},
+    types::{
+        MessageType, NewMessage, PhysicalOffset, Properties, QueueId, QueueOffset, SysFlag, Timestamp, TopicName,
+        java_hash,
+    },
 };
 
-use super::{AdminError, Broker, ProduceError, metadata::TopicEntry};
+use super::{
+    AdminError, Broker, ProduceError, TransactionId, delay::put_aside, metadata::TopicEntry, transaction::as_half,
+};
 
 /// A message as a front hands it over: every field checked for its form, nothing checked against the server's state.
 #[derive(Clone, Debug)]
@@ -33,7 +38,12 @@ pub struct Draft {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Produced {
     pub queue: QueueId,
+    /// In that queue; while the message is held, in the timer topic; of a half message, in the queue of halves.
     pub offset: QueueOffset,
+    /// When the message goes to its queue, if that is not now.
+    pub held_until: Option<Timestamp>,
+    /// Of a half message.
+    pub transaction: Option<TransactionId>,
 }
 
 impl Broker {
@@ -55,10 +65,9 @@ impl Broker {
             // Another send may have been faster.
             self.check_types(&entry, &drafts)?;
         }
-        let (queues, ticket) = self.append_drafts(&entry, drafts)?;
-        self.inner.store.committed(ticket.end).await.map_err(AppendError::from)?;
-        let offsets = ticket.appended.iter().map(|appended| appended.queue_offset);
-        Ok(queues.into_iter().zip(offsets).map(|(queue, offset)| Produced { queue, offset }).collect())
+        let (produced, end) = self.append_drafts(&entry, drafts)?;
+        self.inner.store.committed(end).await.map_err(AppendError::from)?;
+        Ok(produced)
     }
 
     fn check_bodies(&self, drafts: &[Draft]) -> Result<(), ProduceError> {
@@ -96,8 +105,16 @@ impl Broker {
         check_served(drafts)
     }
 
-    /// Gives each message its queue and all of them their places in the log.
-    fn append_drafts(&self, entry: &TopicEntry, drafts: Vec<Draft>) -> Result<(Vec<QueueId>, Ticket), ProduceError> {
+    /// Gives each message its queue and all of them their places in the log, and says where the log then ends. What waits
+    /// for its time gets a place in the timer topic, what waits for its producer's decision in the topic of halves.
+    fn append_drafts(
+        &self,
+        entry: &TopicEntry,
+        drafts: Vec<Draft>,
+    ) -> Result<(Vec<Produced>, PhysicalOffset), ProduceError> {
+        let mut held = self.hold(&drafts)?;
+        let is_half: Vec<bool> = drafts.iter().map(|d| d.message_type == MessageType::Transaction).collect();
+        let mut places = self.inner.transactions.reserve(is_half.iter().filter(|half| **half).count())?;
         let topic = &*entry.topic;
         // One turn for the messages of a call that need no order: a batch stays together, batches take turns.
         let turn = entry.lane.next_queue(topic.write_queues);
@@ -113,17 +130,36 @@ impl Broker {
             properties: draft.properties,
             body: draft.body,
         };
-        let unit: Vec<NewMessage> = drafts.into_iter().map(place).collect();
-        let appended = entry.lane.gate.pass(|| self.inner.store.append(&unit, Purpose::User));
-        let ticket = appended.ok_or_else(|| ProduceError::TopicNotFound(topic.name.clone()))??;
-        Ok((unit.into_iter().map(|message| message.queue).collect(), ticket))
+        let placed: Vec<NewMessage> = drafts.into_iter().map(place).collect();
+        let queues: Vec<QueueId> = placed.iter().map(|message| message.queue).collect();
+        let stored = |(i, message)| match held.until(i) {
+            Some(due) => put_aside(message, due),
+            None if is_half[i] => as_half(message),
+            None => message,
+        };
+        let unit: Vec<NewMessage> = placed.into_iter().enumerate().map(stored).collect();
+        let append = || {
+            let ticket = self.inner.store.append(&unit, Purpose::User)?;
+            held.appended(&ticket);
+            let produced = ticket.appended.iter().enumerate().map(|(i, at)| Produced {
+                queue: queues[i],
+                offset: at.queue_offset,
+                held_until: held.until(i),
+                transaction: is_half[i].then(|| self.half_stored(&mut places, at, &topic.name, &unit[i])),
+            });
+            Ok((produced.collect(), ticket.end))
+        };
+        entry.lane.gate.pass(append).ok_or_else(|| ProduceError::TopicNotFound(topic.name.clone()))?
     }
 }
 
 /// Types whose rules (a time, a second phase, an order of their own) are not served are refused, never stored as plain
 /// messages.
 fn check_served(drafts: &[Draft]) -> Result<(), ProduceError> {
-    let served = |message_type| matches!(message_type, MessageType::Normal | MessageType::Fifo);
+    let served = |message_type| {
+        use MessageType::{Delay, Fifo, Normal, Transaction};
+        matches!(message_type, Normal | Fifo | Delay | Transaction)
+    };
     match drafts.iter().find(|draft| !served(draft.message_type)) {
         Some(draft) => Err(ProduceError::Unsupported(draft.message_type)),
         None => Ok(()),

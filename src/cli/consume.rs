@@ -29,6 +29,7 @@ Examples:
   ferromq consume orders --group billing                what is there, and no more
   ferromq consume orders --group billing --follow       until Ctrl-C
   ferromq consume orders --group audit --filter 'paid || refunded' --json
+  ferromq consume orders --group audit --sql \"price > 100 AND region IN ('eu', 'us')\"
   ferromq consume '%DLQ%billing' --group rescue --no-ack")]
 pub struct Args {
     /// Topic to receive from.
@@ -39,9 +40,15 @@ pub struct Args {
     /// Tags to receive, joined by ||.
     #[arg(long, default_value = "*", value_name = "TAGS")]
     filter: String,
+    /// Receive what this SQL92 condition on the properties is true of.
+    #[arg(long, value_name = "CONDITION", conflicts_with = "filter")]
+    sql: Option<String>,
     /// Stop after this many messages.
     #[arg(long)]
     count: Option<u64>,
+    /// Exit code 1 when fewer than --count came.
+    #[arg(long, requires = "count")]
+    require: bool,
     /// Wait for more instead of stopping when nothing has come for 5 seconds.
     #[arg(long)]
     follow: bool,
@@ -68,6 +75,7 @@ impl Args {
         let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
         loop {
             match self.session(&mut left, stop.as_mut()).await {
+                Ok(()) if self.require && left > 0 => anyhow::bail!("{left} messages of --count did not come"),
                 Ok(()) => return Ok(ExitCode::SUCCESS),
                 // A server that restarts is waited for; one that says no would say it again.
                 Err(error @ (Error::Broken(_) | Error::Connect(_))) if self.follow => {
@@ -83,7 +91,10 @@ impl Args {
     }
 
     fn filter(&self) -> v2::FilterExpression {
-        v2::FilterExpression { r#type: v2::FilterType::Tag.into(), expression: self.filter.clone() }
+        match &self.sql {
+            Some(sql) => v2::FilterExpression { r#type: v2::FilterType::Sql.into(), expression: sql.clone() },
+            None => v2::FilterExpression { r#type: v2::FilterType::Tag.into(), expression: self.filter.clone() },
+        }
     }
 
     /// Receives over one connection until there is a reason to stop.
@@ -113,7 +124,12 @@ impl Args {
             }
             *left = left.saturating_sub(messages.len() as u64);
             for message in &messages {
-                self.print(message).map_err(|e| Error::Connect(anyhow::anyhow!("printing: {e}")))?;
+                match self.print(message) {
+                    Ok(()) => {}
+                    // Nobody reads any more, so nobody has seen these: they come again.
+                    Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+                    Err(e) => return Err(Error::Connect(anyhow::anyhow!("printing: {e}"))),
+                }
             }
             let entries: Vec<_> = messages.into_iter().map(ack_entry).collect();
             if !self.no_ack && !entries.is_empty() {
@@ -137,7 +153,8 @@ impl Args {
     }
 
     fn print(&self, message: &v2::Message) -> std::io::Result<()> {
-        if self.json { output::line(&as_json(message).to_string()) } else { output::line(&as_text(message)) }
+        let line = if self.json { as_json(message).to_string() } else { as_text(message) };
+        output::line_for_sure(&line)
     }
 }
 

@@ -1,5 +1,7 @@
 //! `ferromq group`.
 
+mod reset;
+
 use std::{process::ExitCode, time::Duration};
 
 use serde_json::{Value, json};
@@ -19,12 +21,14 @@ use super::{
 Examples:
   ferromq group create billing --fifo --max-attempts 16
   ferromq group update billing --retry-after 1s,10s,1m
-  ferromq group describe billing")]
+  ferromq group describe billing
+  ferromq group reset billing --topic orders --to 2026-01-31T08:00:00Z --dry-run")]
 pub enum Verb {
     /// Create a group; succeeds when the same one exists already.
     Create {
         name: String,
-        /// Ordered delivery within each message group.
+        /// For ordered consumption. Not served yet: messages are stored in order, and delivered without waiting for each
+        /// other.
         #[arg(long)]
         fifo: bool,
         /// Deliveries of one message before it goes to the dead-letter topic, the first included; 1 to 1000.
@@ -65,6 +69,8 @@ pub enum Verb {
         #[command(flatten)]
         admin: AdminArgs,
     },
+    /// Go on from elsewhere: what is in flight is forgotten, and receipts from before are void.
+    Reset(reset::Args),
     /// Show one group with its progress.
     Describe {
         name: String,
@@ -89,6 +95,7 @@ impl Verb {
                 update(pb::UpdateGroupRequest { name, fifo, max_attempts, retry_policy, consume_enabled }, &admin).await
             }
             Self::Delete { name, admin } => delete(name, &admin).await,
+            Self::Reset(args) => args.run().await,
             Self::List { admin } => list(&admin).await,
             Self::Describe { name, admin } => describe(name, &admin).await,
         }?;
@@ -96,7 +103,7 @@ impl Verb {
     }
 }
 
-fn customized(delays: Vec<Duration>) -> pb::RetryPolicy {
+pub(super) fn customized(delays: Vec<Duration>) -> pb::RetryPolicy {
     let next = delays.into_iter().map(|d| prost_types::Duration {
         seconds: i64::try_from(d.as_secs()).unwrap_or(i64::MAX),
         nanos: d.subsec_nanos() as i32,
@@ -233,7 +240,7 @@ fn policy_json(policy: Option<&pb::RetryPolicy>) -> Value {
     }
 }
 
-fn policy_text(policy: Option<&pb::RetryPolicy>) -> String {
+pub(super) fn policy_text(policy: Option<&pb::RetryPolicy>) -> String {
     let text = |ms: i64| {
         let units = [(3_600_000, "h"), (60_000, "m"), (1000, "s")];
         let whole = units.iter().find(|(unit, _)| ms != 0 && ms % unit == 0);

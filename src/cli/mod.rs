@@ -1,8 +1,9 @@
 //! THE COMMAND LINE: one file for each family of subcommands.
 //!
-//! Exit codes are a contract: 0 done, 1 failed, 2 not understood. What was asked for goes to standard output, the rest
+//! Exit codes are a contract: 0 done, 1 failed, 2 not understood, 3 (`apply --diff` alone) not as the document says. What was asked for goes to standard output, the rest
 //! to standard error; an error is one line that says what, with which value, why, and what mends it.
 
+mod apply;
 pub mod benchmark;
 mod client;
 mod config;
@@ -13,6 +14,7 @@ mod output;
 mod produce;
 mod remote;
 mod server;
+mod timer;
 mod topic;
 
 use std::process::ExitCode;
@@ -25,6 +27,7 @@ Examples:
   ferromq -c conf/production.conf --store /var/lib/ferromq
   ferromq --set flushDiskType=ASYNC_FLUSH --set grpcServerPort=0 --ports-file ports.json
   ferromq topic create orders --type fifo --queues 16
+  ferromq apply -f topics.yaml --diff             what a document of topics and groups would change
   ferromq produce orders 'hello' --tag paid
   ferromq consume orders --group billing --follow
   ferromq config --json                           every setting in effect, and where it came from
@@ -53,6 +56,11 @@ enum Command {
     /// Create, change, delete and look at consumer groups.
     #[command(subcommand)]
     Group(group::Verb),
+    /// Make topics and consumer groups as a document says.
+    Apply(apply::Args),
+    /// Look at, take back and move messages that wait for their delivery time.
+    #[command(subcommand)]
+    Timer(timer::Verb),
     /// Send messages.
     Produce(produce::Args),
     /// Receive messages and print them.
@@ -107,6 +115,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Config(args) => args.run(),
         Command::Topic(verb) => remote::block_on(verb.run()),
         Command::Group(verb) => remote::block_on(verb.run()),
+        Command::Apply(args) => remote::block_on(args.run()),
+        Command::Timer(verb) => remote::block_on(verb.run()),
         Command::Produce(args) => remote::block_on(args.run()),
         Command::Consume(args) => remote::block_on(args.run()),
         Command::Benchmark(args) => benchmark::run(args),

@@ -12,6 +12,11 @@ pub fn text(text: &str) -> io::Result<()> {
     }
 }
 
+/// Prints one line that must be read: a reader that has gone away is an error here.
+pub fn line_for_sure(line: &str) -> io::Result<()> {
+    io::stdout().lock().write_all(format!("{line}\n").as_bytes())
+}
+
 /// Prints one line.
 pub fn line(line: &str) -> io::Result<()> {
     text(&format!("{line}\n"))

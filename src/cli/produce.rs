@@ -8,7 +8,7 @@ use futures_util::{Stream, StreamExt as _, stream};
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use crate::proto::v2;
+use crate::{proto::v2, types::Timestamp};
 
 use super::{
     client::{self, Client, EndpointArgs, MessageIds, Role},
@@ -26,6 +26,7 @@ Examples:
   ferromq produce orders 'hello' --tag paid --key order-7 --prop region=eu
   ferromq produce orders --count 1000 'load'
   tail -f app.log | ferromq produce logs         one message for each line
+  ferromq produce reminders 'wake up' --delay 8h     to a DELAY topic
   ferromq produce orders 'a' 'b' --message-group customer-1     in order, to a FIFO topic")]
 pub struct Args {
     /// Topic to send to.
@@ -44,6 +45,9 @@ pub struct Args {
     /// Messages of one group are kept in order; for topics of type fifo.
     #[arg(long, value_name = "GROUP")]
     message_group: Option<String>,
+    /// Deliver after this time, like 30s, 5m or 2h; for topics of type delay. The answer names the recall handle.
+    #[arg(long, value_name = "TIME", value_parser = super::timer::parse_span)]
+    delay: Option<std::time::Duration>,
     /// Send every body this often.
     #[arg(long, default_value_t = 1)]
     count: u64,
@@ -95,8 +99,13 @@ impl Args {
     }
 
     fn message(&self, body: Bytes, message_id: String) -> v2::Message {
-        let kind = if self.message_group.is_some() { v2::MessageType::Fifo } else { v2::MessageType::Normal };
+        let kind = match (self.delay, &self.message_group) {
+            (Some(_), _) => v2::MessageType::Delay,
+            (None, Some(_)) => v2::MessageType::Fifo,
+            (None, None) => v2::MessageType::Normal,
+        };
         let born = client::now_millis();
+        let due = self.delay.map(|delay| Timestamp::from_millis(born).plus(delay).as_millis());
         v2::Message {
             topic: Some(client::resource(&self.topic)),
             user_properties: self.properties.iter().cloned().collect(),
@@ -107,10 +116,8 @@ impl Args {
                 body_encoding: v2::Encoding::Identity.into(),
                 message_type: kind.into(),
                 message_group: self.message_group.clone(),
-                born_timestamp: Some(prost_types::Timestamp {
-                    seconds: born.div_euclid(1000),
-                    nanos: (born.rem_euclid(1000) * 1_000_000) as i32,
-                }),
+                born_timestamp: Some(super::timer::wire_time(born)),
+                delivery_timestamp: due.map(super::timer::wire_time),
                 ..Default::default()
             }),
             body,
@@ -119,8 +126,13 @@ impl Args {
 
     fn print(&self, sent: &v2::SendResultEntry) -> anyhow::Result<()> {
         if self.json {
-            let document = json!({ "topic": self.topic, "messageId": sent.message_id, "offset": sent.offset });
+            let mut document = json!({ "topic": self.topic, "messageId": sent.message_id, "offset": sent.offset });
+            if !sent.recall_handle.is_empty() {
+                document["recallHandle"] = sent.recall_handle.as_str().into();
+            }
             output::line(&document.to_string())?;
+        } else if !sent.recall_handle.is_empty() {
+            output::line(&format!("{} waits; recall handle {}", sent.message_id, sent.recall_handle))?;
         } else {
             output::line(&format!("{} at offset {}", sent.message_id, sent.offset))?;
         }

@@ -14,6 +14,8 @@ use crate::proto::admin::admin_service_client::AdminServiceClient;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long it may take to answer an administration call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of an answer at most: a list of 100,000 topics has 7 MB.
+const ANSWER_BYTES_MAX: usize = 256 << 20;
 
 /// Which server administration goes to.
 #[derive(clap::Args, Clone, Debug)]
@@ -30,7 +32,8 @@ impl AdminArgs {
     /// Connects to the administration API.
     pub async fn connect(&self) -> anyhow::Result<AdminServiceClient<Channel>> {
         let cure = "is the server running there? --admin HOST:PORT names another";
-        Ok(AdminServiceClient::new(connect(&self.admin, Some(CALL_TIMEOUT), cure).await?))
+        let channel = connect(&self.admin, Some(CALL_TIMEOUT), cure).await?;
+        Ok(AdminServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX))
     }
 }
 

@@ -184,13 +184,13 @@ fn as_json(topic: &pb::Topic) -> Value {
 }
 
 /// `None` for a topic whose first message will decide.
-fn type_name(topic: &pb::Topic) -> Option<&'static str> {
+pub(super) fn type_name(topic: &pb::Topic) -> Option<&'static str> {
     match topic.r#type() {
         pb::TopicType::Unspecified => None,
         named => Some(named.as_str_name()),
     }
 }
 
-fn wire_type(kind: MessageType) -> pb::TopicType {
+pub(super) fn wire_type(kind: MessageType) -> pb::TopicType {
     crate::admin::topic_type(kind)
 }

@@ -46,8 +46,8 @@ const PROMISES: [Promise; 19] = [
     Promise { key: "enableCompaction", harmless: &["true", "false"], why: "" },
 ];
 
-/// Keys of parts that are not there yet: the classic protocol, the NameServer, filters by SQL, delay, transactions.
-const NOT_SERVED: [&str; 34] = [
+/// Keys of parts that are not there yet: the classic protocol, the NameServer.
+const NOT_SERVED: [&str; 24] = [
     "namesrvAddr",
     "rocketmqHome",
     "fetchNamesrvAddrByAddressServer",
@@ -65,28 +65,18 @@ const NOT_SERVED: [&str; 34] = [
     "haListenPort",
     "haMasterAddress",
     "haSendHeartbeatInterval",
-    "enablePropertyFilter",
-    "messageDelayLevel",
-    "timerWheelEnable",
-    "timerMaxDelaySec",
-    "timerPrecisionMs",
-    "recallMessageEnable",
     "rejectTransactionMessage",
-    "transactionTimeOut",
-    "transactionCheckMax",
-    "transactionCheckInterval",
     "traceTopicEnable",
     "msgTraceTopicName",
     "enableLmq",
     "enableMultiDispatch",
     "metricsExporterType",
     "metricsPromExporterPort",
-    "maxDelayTimeMills",
 ];
 
 /// Keys that tune something which does not exist here (`MessageStoreConfig`, `BrokerConfig`, `ProxyConfig`,
 /// `NettyServerConfig`), beyond those that [`NO_EFFECT_ENDINGS`] and [`NO_EFFECT_STARTS`] tell.
-const NO_EFFECT: [&str; 115] = [
+const NO_EFFECT: [&str; 131] = [
     "accessMessageInMemoryHotRatio",
     "accessMessageInMemoryMaxRatio",
     "accountStatsEnable",
@@ -198,6 +188,22 @@ const NO_EFFECT: [&str; 115] = [
     "storePathConsumeQueue",
     "storePathIndex",
     "storeCheckpoint",
+    "enablePropertyFilter",
+    "timerWheelEnable",
+    "timerPrecisionMs",
+    "timerFlushIntervalMs",
+    "timerProgressLogIntervalMs",
+    "timerCongestNumEachSlot",
+    "timerEnableRetryUntilSuccess",
+    "timerSkipUnknownError",
+    "timerStopEnqueue",
+    "timerStopDequeue",
+    "timerWarmEnable",
+    "timerEnableDisruptor",
+    "timerEnableCheckMetrics",
+    "timerCheckMetricsWhen",
+    "timerMetricSmallThreshold",
+    "timerInterceptDelayLevel",
     "traceOn",
     "useEpollNativeSelector",
     "useReentrantLockWhenPutMessage",

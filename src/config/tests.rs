@@ -55,6 +55,7 @@ fn another(key: &Key) -> String {
         Rule::Text { .. } => match key.name {
             "adminBindAddress" | "grpcBindAddress" | "brokerIP1" => "192.0.2.7".into(),
             "logLevel" => "trace".into(),
+            "messageDelayLevel" => "1s 2d".into(),
             "deleteWhen" => "05;17".into(),
             "grpcAdvertisedAddress" => "mq.example.com:443".into(),
             "grpcExtraListeners" => "127.0.0.1:9081=mq.example.com:9081; [::1]:9082".into(),

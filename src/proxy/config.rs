@@ -191,7 +191,7 @@ impl Default for Config {
                 user_properties_max: 128,
                 user_properties_bytes_max: 16 << 10,
                 group_bytes_below: 64,
-                delay_max: Duration::from_secs(24 * 3600),
+                delay_max: Duration::from_secs(400 * 24 * 3600),
                 transaction_recovery_max: Duration::from_secs(3600),
             },
             producer: ProducerBackoff {

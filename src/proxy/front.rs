@@ -10,12 +10,13 @@ use crate::{
     types::{GroupName, TopicName},
 };
 
-use super::{config::Config, layers::Load, renew::Renewals, sessions::Sessions, status::Refusal};
+use super::{asks::Asks, config::Config, layers::Load, renew::Renewals, sessions::Sessions, status::Refusal};
 
 pub struct Front {
     pub config: Config,
     pub broker: Broker,
     pub sessions: Arc<Sessions>,
+    pub asks: Asks,
     pub renewals: Renewals,
     pub load: Load,
     /// Cancelled when no new work is taken.
@@ -26,6 +27,7 @@ impl Front {
     pub fn new(config: Config, broker: Broker) -> Self {
         Self {
             sessions: Arc::new(Sessions::new(config.limits.sessions_max, config.limits.session_streams_max)),
+            asks: Asks::default(),
             renewals: Renewals::new(config.renew.clone()),
             load: Load::default(),
             draining: CancellationToken::new(),

@@ -10,6 +10,7 @@
 //! convert    wire types <-> vocabulary; every check of a field's form
 //! status     broker error -> RocketMQ code
 //! sessions   what clients told about themselves, and their open Telemetry streams
+//! commands   what the server has to say to its clients over them
 //! renew      leases that the server keeps alive for push consumers
 //! ```
 //!
@@ -17,11 +18,14 @@
 //! RocketMQ matter, since clients take it for a broken server and rebuild their channels.
 
 mod addresses;
+mod asks;
+mod commands;
 pub mod config;
 mod convert;
 mod front;
 mod health;
 mod layers;
+mod producers;
 mod renew;
 mod rpc;
 mod server;
@@ -34,6 +38,7 @@ mod tests;
 mod tls;
 
 pub use addresses::{AddressError, HostPort};
+pub use asks::AskError;
 pub use config::{Config, Listener, TlsMode};
 pub use server::Proxy;
 pub use sessions::PushError;

@@ -204,7 +204,9 @@ fn is_lost(error: &SettleError) -> bool {
         SettleError::Invalid | SettleError::Expired | SettleError::TopicNotFound(_) | SettleError::GroupNotFound(_) => {
             true
         }
-        SettleError::Append(_) | SettleError::Read(_) | SettleError::Poisoned(_) => false,
+        SettleError::TooManyBooks { .. } | SettleError::Append(_) | SettleError::Read(_) | SettleError::Poisoned(_) => {
+            false
+        }
     }
 }
 

@@ -93,6 +93,10 @@ impl Proxy {
         &self.inner.front.config
     }
 
+    pub(super) fn front(&self) -> &Front {
+        &self.inner.front
+    }
+
     /// Serves one accepted connection until it ends; its calls run on the runtime that this future runs on. `local` is
     /// the address that it arrived at. `shutdown` lets what is under way be answered, and takes nothing new.
     pub async fn serve_connection(

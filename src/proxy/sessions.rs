@@ -8,7 +8,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -19,21 +19,35 @@ use tokio::sync::mpsc;
 use crate::{
     broker::Role,
     proto::v2::{Code, TelemetryCommand},
-    types::ClientId,
+    types::{ClientId, TopicName},
 };
 
-use super::status::Refusal;
+use super::{
+    layers::Language,
+    producers::{Producers, TOPICS_MAX},
+    status::Refusal,
+};
 
 /// Commands that wait for one client at most.
-const COMMANDS_MAX: usize = 16;
+const COMMANDS_MAX: usize = 32;
+/// Producers that are tried, at most, until one takes a question.
+const TRIES_MAX: usize = 64;
 
 /// The sessions of all clients.
 pub struct Sessions {
-    table: RwLock<HashMap<ClientId, Session>>,
+    table: RwLock<Table>,
+    /// Whose turn it is to be asked.
+    turn: AtomicUsize,
     /// Numbers the streams; a later one is a newer one.
     streams: AtomicU64,
     sessions_max: usize,
     streams_max: u32,
+}
+
+#[derive(Default)]
+struct Table {
+    sessions: HashMap<ClientId, Session>,
+    producers: Producers,
 }
 
 /// What the server keeps of one client.
@@ -43,9 +57,17 @@ struct Session {
     /// Open streams.
     streams: u32,
     /// The newest stream: the one that commands go to.
-    newest: Option<(u64, mpsc::Sender<TelemetryCommand>)>,
+    newest: Option<Newest>,
+    /// What it publishes to: what it told, and what it sent.
+    topics: Vec<TopicName>,
     /// Given up for silence; kept only for its streams.
     silent: bool,
+}
+
+struct Newest {
+    number: u64,
+    language: Language,
+    commands: mpsc::Sender<TelemetryCommand>,
 }
 
 /// What is used of a client's settings.
@@ -74,69 +96,121 @@ pub struct Stream {
 
 impl Sessions {
     pub fn new(sessions_max: usize, streams_max: u32) -> Self {
-        Self { table: RwLock::default(), streams: AtomicU64::new(0), sessions_max, streams_max }
+        Self {
+            table: RwLock::default(),
+            turn: AtomicUsize::new(0),
+            streams: AtomicU64::new(0),
+            sessions_max,
+            streams_max,
+        }
     }
 
     /// Opens a stream, which from now on gets the client's commands.
-    pub fn open(self: &Arc<Self>, client: &ClientId) -> Result<Stream, Refusal> {
+    pub fn open(self: &Arc<Self>, client: &ClientId, language: Language) -> Result<Stream, Refusal> {
         let mut table = self.table.write();
-        let session = self.entry(&mut table, client)?;
+        let session = self.entry(&mut table.sessions, client)?;
         if session.streams >= self.streams_max {
             let text = format!("the client id has {} open Telemetry streams, which is the most", session.streams);
             return Err(Refusal::new(Code::TooManyRequests, text));
         }
         let number = self.streams.fetch_add(1, Relaxed);
-        let (sender, commands) = mpsc::channel(COMMANDS_MAX);
+        let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         session.streams += 1;
-        session.newest = Some((number, sender));
-        Ok(Stream { sessions: self.clone(), client: client.clone(), number, commands })
+        session.newest = Some(Newest { number, language, commands });
+        Ok(Stream { sessions: self.clone(), client: client.clone(), number, commands: receiver })
     }
 
     /// Remembers what a client told; true when it is the first time.
     pub fn tell(&self, client: &ClientId, told: Told) -> Result<bool, Refusal> {
         let mut table = self.table.write();
-        let session = self.entry(&mut table, client)?;
+        let Table { sessions, producers } = &mut *table;
+        let session = self.entry(sessions, client)?;
         session.silent = false;
+        match &told.role {
+            Role::Producer { topics } => topics.iter().for_each(|topic| session.publishes(producers, client, topic)),
+            Role::Consumer { .. } => producers.remove(&std::mem::take(&mut session.topics), client),
+        }
         Ok(session.told.replace(told).is_none())
+    }
+
+    /// The client sent to a topic.
+    pub fn published(&self, client: &ClientId, topic: &TopicName) {
+        let is_new = |session: &Session| !session.topics.contains(topic);
+        if !self.table.read().sessions.get(client).is_some_and(is_new) {
+            return;
+        }
+        let Table { sessions, producers } = &mut *self.table.write();
+        if let Some(session) = sessions.get_mut(client) {
+            session.publishes(producers, client, topic);
+        }
+    }
+
+    /// How many questions the producers of a topic can take now; `None` when there is no producer with a stream.
+    pub fn room_to_ask(&self, topic: &TopicName) -> Option<usize> {
+        let table = self.table.read();
+        let streams = table.producers.of(topic).iter().filter_map(|client| table.sessions.get(client)?.newest.as_ref());
+        streams.map(|newest| newest.commands.capacity()).reduce(|a, b| a + b)
+    }
+
+    /// Gives a question to one of the producers of a topic, in turn; false when none can take it.
+    pub fn ask(&self, topic: &TopicName, question: impl FnOnce(Language) -> TelemetryCommand) -> bool {
+        let table = self.table.read();
+        let producers = table.producers.of(topic);
+        let turn = self.turn.fetch_add(1, Relaxed) % producers.len().max(1);
+        let in_turn = producers[turn..].iter().chain(&producers[..turn]).take(TRIES_MAX);
+        for newest in in_turn.filter_map(|client| table.sessions.get(client)?.newest.as_ref()) {
+            if let Ok(place) = newest.commands.try_reserve() {
+                place.send(question(newest.language));
+                return true;
+            }
+        }
+        false
     }
 
     fn entry<'a>(
         &self,
-        table: &'a mut HashMap<ClientId, Session>,
+        sessions: &'a mut HashMap<ClientId, Session>,
         client: &ClientId,
     ) -> Result<&'a mut Session, Refusal> {
-        if table.len() >= self.sessions_max && !table.contains_key(client) {
-            let text = format!("{} clients are connected, which is the most", table.len());
+        if sessions.len() >= self.sessions_max && !sessions.contains_key(client) {
+            let text = format!("{} clients are connected, which is the most", sessions.len());
             return Err(Refusal::new(Code::TooManyRequests, text));
         }
-        Ok(table.entry(client.clone()).or_default())
+        Ok(sessions.entry(client.clone()).or_default())
     }
 
     pub fn request_timeout(&self, client: &ClientId) -> Option<Duration> {
-        self.table.read().get(client)?.told.as_ref()?.request_timeout
+        self.table.read().sessions.get(client)?.told.as_ref()?.request_timeout
     }
 
     /// Whether the client's settings are known.
     pub fn knows(&self, client: &ClientId) -> bool {
-        self.table.read().get(client).is_some_and(|s| s.told.is_some())
+        self.table.read().sessions.get(client).is_some_and(|s| s.told.is_some())
     }
 
     /// Gives a command to the client's newest stream.
     pub fn push(&self, client: &ClientId, command: TelemetryCommand) -> Result<(), PushError> {
         let table = self.table.read();
-        let (_, sender) = table.get(client).and_then(|s| s.newest.as_ref()).ok_or(PushError::NoStream)?;
-        sender.try_send(command).map_err(|e| match e {
+        let newest = table.sessions.get(client).and_then(|s| s.newest.as_ref()).ok_or(PushError::NoStream)?;
+        newest.commands.try_send(command).map_err(|e| match e {
             mpsc::error::TrySendError::Full(_) => PushError::Full,
             mpsc::error::TrySendError::Closed(_) => PushError::NoStream,
         })
     }
 
+    /// What the client of the newest stream is written in.
+    pub fn language(&self, client: &ClientId) -> Option<Language> {
+        Some(self.table.read().sessions.get(client)?.newest.as_ref()?.language)
+    }
+
     /// The client said goodbye: forgets its settings; true when they were known. Its streams are its own to close.
     pub fn goodbye(&self, client: &ClientId) -> bool {
         let mut table = self.table.write();
-        let Some(session) = table.get_mut(client) else { return false };
+        let Some(session) = table.sessions.get_mut(client) else { return false };
         let known = session.told.take().is_some();
-        if session.streams == 0 {
+        let topics = std::mem::take(&mut session.topics);
+        table.producers.remove(&topics, client);
+        if table.sessions.get(client).is_some_and(|session| session.streams == 0) {
             table.remove(client);
         }
         known
@@ -146,9 +220,9 @@ impl Sessions {
     pub fn silent(&self, clients: &[ClientId]) {
         let mut table = self.table.write();
         for client in clients {
-            match table.get_mut(client) {
+            match table.sessions.get_mut(client) {
                 Some(session) if session.streams > 0 => session.silent = true,
-                Some(_) => drop(table.remove(client)),
+                Some(_) => table.remove(client),
                 None => {}
             }
         }
@@ -158,13 +232,13 @@ impl Sessions {
     pub fn heard(&self, client: &ClientId) -> Option<Told> {
         let told = {
             let table = self.table.read();
-            let session = table.get(client)?;
+            let session = table.sessions.get(client)?;
             if !session.silent {
                 return session.told.clone();
             }
             session.told.clone()
         };
-        if let Some(session) = self.table.write().get_mut(client) {
+        if let Some(session) = self.table.write().sessions.get_mut(client) {
             session.silent = false;
         }
         told
@@ -172,9 +246,9 @@ impl Sessions {
 
     fn close(&self, client: &ClientId, number: u64) {
         let mut table = self.table.write();
-        let Some(session) = table.get_mut(client) else { return };
+        let Some(session) = table.sessions.get_mut(client) else { return };
         session.streams = session.streams.saturating_sub(1);
-        if session.newest.as_ref().is_some_and(|(n, _)| *n == number) {
+        if session.newest.as_ref().is_some_and(|newest| newest.number == number) {
             session.newest = None;
         }
         if session.streams == 0 && (session.silent || session.told.is_none()) {
@@ -184,7 +258,24 @@ impl Sessions {
 
     #[cfg(test)]
     fn len(&self) -> usize {
-        self.table.read().len()
+        self.table.read().sessions.len()
+    }
+}
+
+impl Table {
+    fn remove(&mut self, client: &ClientId) {
+        if let Some(session) = self.sessions.remove(client) {
+            self.producers.remove(&session.topics, client);
+        }
+    }
+}
+
+impl Session {
+    fn publishes(&mut self, producers: &mut Producers, client: &ClientId, topic: &TopicName) {
+        if self.topics.len() < TOPICS_MAX && !self.topics.contains(topic) {
+            self.topics.push(topic.clone());
+            producers.add(topic, client);
+        }
     }
 }
 
@@ -195,93 +286,4 @@ impl Drop for Stream {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn client(id: &str) -> ClientId {
-        ClientId::parse(id).unwrap()
-    }
-
-    fn told() -> Told {
-        Told { role: Role::Producer { topics: vec![] }, request_timeout: Some(Duration::from_secs(3)) }
-    }
-
-    fn sessions() -> Arc<Sessions> {
-        Arc::new(Sessions::new(2, 2))
-    }
-
-    #[test]
-    fn the_newest_stream_gets_the_commands() {
-        let (all, a) = (sessions(), client("a"));
-        let mut old = all.open(&a).unwrap();
-        let mut new = all.open(&a).unwrap();
-        all.push(&a, TelemetryCommand::default()).unwrap();
-        assert!(new.commands.try_recv().is_ok());
-        assert!(old.commands.try_recv().is_err());
-    }
-
-    #[test]
-    fn an_older_stream_that_ends_does_not_end_the_newer() {
-        let (all, a) = (sessions(), client("a"));
-        let old = all.open(&a).unwrap();
-        let mut new = all.open(&a).unwrap();
-        all.tell(&a, told()).unwrap();
-        drop(old);
-        all.push(&a, TelemetryCommand::default()).unwrap();
-        assert!(new.commands.try_recv().is_ok());
-        drop(new);
-        assert_eq!(all.push(&a, TelemetryCommand::default()), Err(PushError::NoStream));
-        assert!(all.knows(&a), "settings outlive the stream, since the client reconnects");
-    }
-
-    #[test]
-    fn settings_stay_while_a_stream_is_open() {
-        let (all, a) = (sessions(), client("a"));
-        let stream = all.open(&a).unwrap();
-        assert!(all.tell(&a, told()).unwrap());
-        assert!(!all.tell(&a, told()).unwrap());
-        all.silent(std::slice::from_ref(&a));
-        assert!(all.knows(&a));
-        drop(stream);
-        assert!(!all.knows(&a));
-        assert_eq!(all.len(), 0);
-    }
-
-    #[test]
-    fn a_sign_of_life_undoes_silence() {
-        let (all, a) = (sessions(), client("a"));
-        let stream = all.open(&a).unwrap();
-        all.tell(&a, told()).unwrap();
-        all.silent(std::slice::from_ref(&a));
-        assert!(all.heard(&a).is_some());
-        drop(stream);
-        assert!(all.knows(&a));
-        all.silent(std::slice::from_ref(&a));
-        assert_eq!(all.len(), 0);
-    }
-
-    #[test]
-    fn sessions_streams_and_commands_are_bounded() {
-        let (all, a) = (sessions(), client("a"));
-        let streams = [all.open(&a).unwrap(), all.open(&a).unwrap()];
-        assert_eq!(all.open(&a).err().unwrap().code, Code::TooManyRequests);
-        all.tell(&client("b"), told()).unwrap();
-        assert_eq!(all.tell(&client("c"), told()).unwrap_err().code, Code::TooManyRequests);
-        assert_eq!(all.open(&client("c")).err().unwrap().code, Code::TooManyRequests);
-        for _ in 0..COMMANDS_MAX {
-            all.push(&a, TelemetryCommand::default()).unwrap();
-        }
-        assert_eq!(all.push(&a, TelemetryCommand::default()), Err(PushError::Full));
-        drop(streams);
-        assert_eq!(all.len(), 1, "a stream without settings leaves nothing behind");
-    }
-
-    #[test]
-    fn goodbye_forgets_the_settings() {
-        let (all, a) = (sessions(), client("a"));
-        assert!(!all.goodbye(&a));
-        all.tell(&a, told()).unwrap();
-        assert!(all.goodbye(&a));
-        assert_eq!(all.len(), 0);
-    }
-}
+mod tests;

@@ -6,7 +6,10 @@
 //! repeated every second without end, so a condition that will not pass must have that code.
 
 use crate::{
-    broker::{AdminError, AppendError, FilterError, ProduceError, ReadError, SettleError, TakeError},
+    broker::{
+        AdminError, AppendError, EndError, FilterError, OffsetError, ProduceError, PullError, ReadError, RecallError,
+        SettleError, TakeError,
+    },
     proto::v2::{self, Code},
     types::NameError,
 };
@@ -96,10 +99,44 @@ impl From<ProduceError> for Refusal {
             ProduceError::NotWritable(_) => Code::Forbidden,
             ProduceError::TypeConflict { .. } => Code::MessagePropertyConflictWithType,
             ProduceError::Unsupported(_) => Code::NotImplemented,
+            ProduceError::DelayTooLong { .. } | ProduceError::NoTime { .. } => Code::IllegalDeliveryTime,
+            ProduceError::TimersFull { .. } => Code::TooManyRequests,
             ProduceError::BodyTooLarge { .. } => Code::MessageBodyTooLarge,
-            ProduceError::TooManyTopics(_) => Code::TooManyRequests,
+            ProduceError::TooManyTopics(_) | ProduceError::TooManyTransactions(_) => Code::TooManyRequests,
             ProduceError::Append(append) => append_code(append),
             ProduceError::Metadata(_) => Code::InternalServerError,
+        };
+        Self::new(code, error)
+    }
+}
+
+impl From<RecallError> for Refusal {
+    fn from(error: RecallError) -> Self {
+        let code = match &error {
+            RecallError::Off => Code::NotImplemented,
+            RecallError::TopicNotFound(_) => Code::TopicNotFound,
+            RecallError::NotDelay { .. } => Code::MessagePropertyConflictWithType,
+            RecallError::Malformed
+            | RecallError::OtherTopic { .. }
+            | RecallError::Delivered { .. }
+            | RecallError::NotPending { .. } => Code::BadRequest,
+            RecallError::Time(_) => Code::IllegalDeliveryTime,
+            RecallError::Append(append) => append_code(append),
+            RecallError::Read(read) => read_code(read),
+            RecallError::Poisoned(_) => Code::InternalServerError,
+        };
+        Self::new(code, error)
+    }
+}
+
+impl From<EndError> for Refusal {
+    fn from(error: EndError) -> Self {
+        let code = match &error {
+            EndError::Unknown | EndError::Decided(_) => Code::InvalidTransactionId,
+            EndError::TopicNotFound(_) => Code::TopicNotFound,
+            EndError::Append(append) => append_code(append),
+            EndError::Read(read) => read_code(read),
+            EndError::Poisoned(_) => Code::InternalServerError,
         };
         Self::new(code, error)
     }
@@ -111,9 +148,39 @@ impl From<TakeError> for Refusal {
             TakeError::TopicNotFound(_) => Code::TopicNotFound,
             TakeError::GroupNotFound(_) => Code::ConsumerGroupNotFound,
             TakeError::NotReadable(_) | TakeError::GroupDisabled(_) => Code::Forbidden,
-            TakeError::PollingFull { .. } | TakeError::TooManyGroups(_) => Code::TooManyRequests,
+            TakeError::PollingFull { .. }
+            | TakeError::TooManyGroups(_)
+            | TakeError::TooManyBooks { .. }
+            | TakeError::TooManyInFlight { .. } => Code::TooManyRequests,
             TakeError::Read(read) => read_code(read),
             TakeError::Poisoned(_) | TakeError::Metadata(_) => Code::InternalServerError,
+        };
+        Self::new(code, error)
+    }
+}
+
+impl From<PullError> for Refusal {
+    fn from(error: PullError) -> Self {
+        let code = match error {
+            PullError::Take(error) => return error.into(),
+            PullError::NoQueue { .. } => Code::BadRequest,
+            PullError::OutOfRange { .. } => Code::IllegalOffset,
+        };
+        Self::new(code, error)
+    }
+}
+
+impl From<OffsetError> for Refusal {
+    fn from(error: OffsetError) -> Self {
+        let code = match &error {
+            OffsetError::TopicNotFound(_) => Code::TopicNotFound,
+            OffsetError::GroupNotFound(_) => Code::ConsumerGroupNotFound,
+            OffsetError::NoQueue { .. } => Code::BadRequest,
+            OffsetError::Beyond { .. } => Code::IllegalOffset,
+            OffsetError::TooManyBooks { .. } => Code::TooManyRequests,
+            OffsetError::Append(append) => append_code(append),
+            OffsetError::Read(read) => read_code(read),
+            OffsetError::Poisoned(_) => Code::InternalServerError,
         };
         Self::new(code, error)
     }
@@ -131,7 +198,7 @@ impl From<SettleError> for Refusal {
             | SettleError::Append(AppendError::TooLarge { .. } | AppendError::PropertiesTooLarge { .. }) => {
                 Code::InvalidReceiptHandle
             }
-            SettleError::Append(AppendError::Busy { .. }) => Code::TooManyRequests,
+            SettleError::TooManyBooks { .. } | SettleError::Append(AppendError::Busy { .. }) => Code::TooManyRequests,
             SettleError::Append(AppendError::Full { .. } | AppendError::Poisoned(_) | AppendError::Closed)
             | SettleError::Read(ReadError::Io { .. } | ReadError::Queue(_) | ReadError::Index(_))
             | SettleError::Poisoned(_) => Code::InternalServerError,

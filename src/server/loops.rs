@@ -1,16 +1,23 @@
-//! Background loops: redelivery on time, snapshots, and the front's own.
+//! Background loops: redelivery and delayed messages on time, snapshots, and the front's own.
 
 use std::{panic::AssertUnwindSafe, time::Duration};
 
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
 
-use crate::{broker::Broker, drain::Drain, proxy::Proxy};
+use crate::{broker::Broker, drain::Drain, proxy::Proxy, types::Deadline};
+
+/// How often it is looked whether delayed messages have waited for long: a look costs one read.
+const CARRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Starts them all on one thread.
 pub fn start(on: &Handle, drain: &Drain, broker: &Broker, proxy: &Proxy) {
     drain.spawn(on, vital("redelivery", revive(broker.clone(), drain.clone())));
+    drain.spawn(on, vital("delayed messages", fire_timers(broker.clone(), drain.clone())));
+    drain.spawn(on, vital("carrying delayed messages", carry_timers(broker.clone(), drain.clone())));
+    drain.spawn(on, vital("dead letters", bury(broker.clone(), drain.clone())));
     drain.spawn(on, vital("snapshots", snapshots(broker.clone(), drain.clone())));
+    drain.spawn(on, vital("transaction checks", check_transactions(broker.clone(), proxy.clone(), drain.clone())));
     let (proxy, stop) = (proxy.clone(), drain.token());
     drain.spawn(on, vital("the front's background", async move { proxy.background(stop).await }));
 }
@@ -27,18 +34,64 @@ async fn vital(name: &'static str, work: impl Future<Output = ()>) {
 /// Ends leases when they are over: never early, and not at intervals but at the next one's end.
 async fn revive(broker: Broker, drain: Drain) {
     loop {
-        let next = broker.revive().await;
-        let due = async {
-            match next {
-                Some(next) => tokio::time::sleep(next.remaining(broker.clock().now())).await,
-                None => std::future::pending().await,
-            }
-        };
+        let next = broker.end_leases().await;
         tokio::select! {
             () = drain.stopping() => return,
             () = broker.revive_sooner() => {}
-            () = due => {}
+            () = until(&broker, next) => {}
         }
+    }
+}
+
+/// Moves what had its attempts to the dead-letter topics; it waits for the disk, which redelivery must not.
+async fn bury(broker: Broker, drain: Drain) {
+    loop {
+        tokio::select! {
+            () = drain.stopping() => return,
+            () = broker.doomed() => broker.bury().await,
+        }
+    }
+}
+
+/// Delivers each delayed message at its time, sleeping until the next one's.
+async fn fire_timers(broker: Broker, drain: Drain) {
+    loop {
+        let next = broker.fire_timers().await;
+        tokio::select! {
+            () = drain.stopping() => return,
+            () = broker.fire_timers_sooner() => {}
+            () = until(&broker, next) => {}
+        }
+    }
+}
+
+/// Asks producers about their half messages when they are due.
+async fn check_transactions(broker: Broker, proxy: Proxy, drain: Drain) {
+    loop {
+        let next = proxy.check_transactions().await;
+        tokio::select! {
+            () = drain.stopping() => return,
+            () = broker.checks_sooner() => {}
+            () = until(&broker, next) => {}
+        }
+    }
+}
+
+/// Carries forward what waits for long.
+async fn carry_timers(broker: Broker, drain: Drain) {
+    while tick(CARRY_INTERVAL, &drain).await {
+        match broker.carry_timers().await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "carried delayed messages forward in the log"),
+            Err(error) => tracing::warn!(%error, "could not carry delayed messages forward; the log is kept meanwhile"),
+        }
+    }
+}
+
+async fn until(broker: &Broker, next: Option<Deadline>) {
+    match next {
+        Some(next) => tokio::time::sleep(next.remaining(broker.clock().now())).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,59 +1,85 @@
 //! Keeps blocks in front of the log's end, so that appends neither wait for the file system nor find it full.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    io,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use parking_lot::{Condvar, Mutex};
 
 use super::{
+    FlushPolicy,
     commit_log::{CommitLog, Tail},
     segment::{Segment, is_full},
 };
-use crate::types::PhysicalOffset;
 
-/// Bytes in front of the tail once there is traffic, at least and at most. The distance doubles when half of it is used
-/// up before the background was there.
+/// Bytes with blocks in front of the tail once there is traffic, at least and at most. The distance doubles when it
+/// is used up before the background was there.
 const DISTANCE_MIN: u64 = 4 << 20;
 const DISTANCE_MAX: u64 = 64 << 20;
 /// Bytes that an empty log has in front of its tail, beyond the reserve: the first append finds them there.
 const FIRST_STRETCH: u64 = 256 << 10;
-/// Bytes written between two looks, so that an appender who must write ahead itself waits for no more than this.
-const PIECE: u64 = 256 << 10;
+/// Bytes of zeros in front of the tail with SYNC_FLUSH, while little is synced at once.
+const ZEROS: u64 = 4 << 20;
+/// From so many bytes in one sync on, zeros cost more than the journal's commit that they save it. In a log of small
+/// files it is a 64th of a file.
+const LARGE_GROUP: u64 = 512 << 10;
 
-/// What the appender and the thread that writes ahead say to each other.
+/// What the appender and the thread that goes ahead say to each other.
 pub(super) struct Ahead {
     distance: AtomicU64,
     /// The position up to which there are blocks, the next segment's counted.
     ready_to: AtomicU64,
+    /// Bytes of the last sync that others wait for; `u64::MAX` where there is none such.
+    group: AtomicU64,
+    large_group: u64,
     is_asked: AtomicBool,
     ends: Mutex<bool>,
     asked: Condvar,
 }
 
-impl Default for Ahead {
-    fn default() -> Self {
+impl Ahead {
+    pub(super) fn new(policy: FlushPolicy, segment_bytes: u64) -> Self {
+        let group = match policy {
+            FlushPolicy::Sync => 0,
+            FlushPolicy::Async { .. } => u64::MAX,
+        };
         Self {
             distance: AtomicU64::new(DISTANCE_MIN),
             ready_to: AtomicU64::new(0),
+            group: AtomicU64::new(group),
+            large_group: LARGE_GROUP.min(segment_bytes / 64),
             is_asked: AtomicBool::new(false),
             ends: Mutex::new(false),
             asked: Condvar::new(),
         }
     }
-}
 
-impl Ahead {
-    /// Asks for more blocks when fewer than half of the distance is left. Called under the log's lock.
+    /// Asks for more when fewer than half of the blocks, or of the zeros, are left. Called under the log's lock.
     pub(super) fn look(&self, tail: &Tail) {
         let left = self.ready_to.load(Ordering::Relaxed).saturating_sub(tail.end.get());
         let distance = self.distance.load(Ordering::Relaxed).min(tail.segment.len());
-        if left < distance / 2 && !self.is_asked.swap(true, Ordering::Relaxed) {
+        if (left < distance / 2 || self.lacks_zeros(tail)) && !self.is_asked.swap(true, Ordering::Relaxed) {
             // The lock closes the gap between the thread's last look and its sleep.
             drop(self.ends.lock());
             self.asked.notify_one();
         }
+    }
+
+    fn lacks_zeros(&self, tail: &Tail) -> bool {
+        let at = tail.segment.local(tail.end);
+        let wanted = self.zeros().min(tail.segment.len() - at);
+        tail.segment.written().saturating_sub(at) < wanted / 2
+    }
+
+    /// Bytes of zeros that there should be.
+    fn zeros(&self) -> u64 {
+        if self.group.load(Ordering::Relaxed) < self.large_group { ZEROS } else { 0 }
+    }
+
+    /// So much is synced at once.
+    pub(super) fn grouped(&self, bytes: usize) {
+        self.group.store(bytes as u64, Ordering::Relaxed);
     }
 
     /// The appender ran into the end of the region.
@@ -70,7 +96,7 @@ impl Ahead {
 }
 
 impl CommitLog {
-    /// The thread that writes ahead.
+    /// The thread that goes ahead.
     pub(super) fn keep_ahead(&self) {
         loop {
             {
@@ -82,57 +108,53 @@ impl CommitLog {
                     return;
                 }
             }
-            self.write_ahead();
+            self.go_ahead();
         }
     }
 
-    /// One round: blocks for the whole distance, over the end of the segment if need be.
-    pub(super) fn write_ahead(&self) {
+    /// One round: blocks for the whole distance and zeros for theirs, over the end of the segment if need be.
+    pub(super) fn go_ahead(&self) {
         self.ahead.is_asked.store(false, Ordering::Relaxed);
+        let distance = self.ahead.distance.load(Ordering::Relaxed);
+        match self.prepare(distance, self.ahead.zeros()) {
+            Ok(()) => self.room.found(),
+            Err(e) if is_full(&e) => self.room.ran_out(),
+            Err(e) => {
+                self.marks.poison("taking room for the log", &e);
+            }
+        }
+    }
+
+    /// What the first appends after opening find; done before the store is open.
+    pub(super) fn prepare_first_stretch(&self) -> io::Result<()> {
+        self.prepare(self.reserve() + FIRST_STRETCH, self.ahead.zeros().min(FIRST_STRETCH))
+    }
+
+    fn prepare(&self, distance: u64, zeros: u64) -> io::Result<()> {
         let (end, segment) = {
             let tail = self.tail.lock();
             (tail.end, tail.segment.clone())
         };
         // A segment smaller than the distance: it and the next one are enough.
-        let distance = self.ahead.distance.load(Ordering::Relaxed).min(segment.len());
-        let result = self.extend_from(&segment, end, distance);
-        match result {
-            Ok(()) => self.room.found(),
-            Err(e) if is_full(&e) => self.room.ran_out(),
-            Err(e) => {
-                self.marks.poison("writing ahead in the log", &e);
-            }
-        }
-    }
-
-    /// What the first appends after opening find; written before the store is open.
-    pub(super) fn write_first_stretch(&self) -> std::io::Result<()> {
-        let (end, segment) = {
-            let tail = self.tail.lock();
-            (tail.end, tail.segment.clone())
-        };
-        self.extend_from(&segment, end, (self.reserve() + FIRST_STRETCH).min(segment.len()))
-    }
-
-    fn extend_from(&self, segment: &Arc<Segment>, end: PhysicalOffset, distance: u64) -> std::io::Result<()> {
-        let to = segment.local(end) + distance;
-        extend_in_pieces(segment, to.min(segment.len()))?;
-        if to > segment.len() {
+        let distance = distance.min(segment.len());
+        let from = segment.local(end);
+        segment.back(from + distance)?;
+        zero(&segment, from + zeros.min(distance))?;
+        if from + distance > segment.len() {
             let next = self.segments.make(segment.end())?;
-            extend_in_pieces(&next, (to - segment.len()).max(self.reserve()).min(next.len()))?;
+            next.back((from + distance - segment.len()).max(self.reserve()))?;
+            zero(&next, (from + zeros.min(distance)).saturating_sub(segment.len()))?;
         }
         self.ahead.ready_to.store(end.plus(distance).get(), Ordering::Relaxed);
         Ok(())
     }
 }
 
-fn extend_in_pieces(segment: &Segment, to: u64) -> std::io::Result<()> {
-    let from = segment.written_ahead();
-    while segment.written_ahead() < to {
-        segment.extend((segment.written_ahead() + PIECE).min(to))?;
-    }
+fn zero(segment: &Segment, to: u64) -> io::Result<()> {
+    let from = segment.written();
+    segment.zero(to)?;
     // Started now, the zeros are not in the way of the next record's sync.
-    let written = segment.written_ahead();
+    let written = segment.written();
     if written > from {
         segment.write_back(segment.base().plus(from), segment.base().plus(written))?;
     }

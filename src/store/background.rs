@@ -12,22 +12,33 @@ use super::{
     FlushPolicy, Poisoned, Threads,
     checkpoint::Checkpoint,
     core::{Core, Progress},
-    derived, indexing,
+    derived,
+    disk::Space,
+    indexing,
     marks::Intact,
-    retention, scan,
+    retention,
     segment::Segment,
 };
-use crate::types::{PhysicalOffset, Timestamp};
+use crate::types::PhysicalOffset;
 
 /// Between two rounds of the background.
-const ROUND: Duration = Duration::from_secs(1);
+pub(super) const ROUND: Duration = Duration::from_secs(1);
 /// What is derived is written after so many rounds with something new, or once so many bytes of the log are new: a
 /// restart after a crash reads that much of the log.
 const DERIVE_ROUNDS: u32 = 5;
 const DERIVE_BYTES: u64 = 64 << 20;
+/// Each queue with something new is a file to sync, and a sync keeps the log's own waiting. So with very many queues what is
+/// derived is written less often: so many files a round on average, or one for so many bytes of the log; and a restart
+/// after a crash reads up to so many bytes.
+const DERIVE_FILES_PER_ROUND: usize = 100;
+const DERIVE_BYTES_PER_FILE: u64 = 64 << 10;
+const DERIVE_BYTES_MAX: u64 = 512 << 20;
 
 /// Retention looks after so many rounds (`cleanResourceInterval`).
 const RETENTION_ROUNDS: u32 = 10;
+
+/// Segments whose beginning retention reads in one look at most, of those that it has not read yet.
+const BEGINS_PER_LOOK: usize = 64;
 
 /// The time is saved after so many rounds without anything else to save.
 const TIME_ROUNDS: u32 = 60;
@@ -105,6 +116,13 @@ fn keep_rounds(core: &Core, ends: &(Mutex<bool>, Condvar)) {
     }
 }
 
+/// Whether what is derived is to be written, after so many rounds and bytes of the log, into so many files.
+fn derive_is_due(rounds: u32, bytes: u64, files: usize) -> bool {
+    let rounds_wanted = (files / DERIVE_FILES_PER_ROUND).max(DERIVE_ROUNDS as usize);
+    let bytes_wanted = (files as u64).saturating_mul(DERIVE_BYTES_PER_FILE).clamp(DERIVE_BYTES, DERIVE_BYTES_MAX);
+    rounds as usize >= rounds_wanted || bytes >= bytes_wanted
+}
+
 impl Core {
     /// One round: looks for room on the disk, writes what is derived when it is due, and checkpoints what changed.
     pub(super) fn tick(&self, derive: Derive) -> Result<(), Poisoned> {
@@ -133,26 +151,33 @@ impl Core {
     }
 
     fn look_for_room(&self) {
-        if let Ok(space) = self.disk.space(self.log.segments.dir()) {
-            self.log.room.seen(space);
+        // Queues, index and state lie below the root, which may be on another disk than the log.
+        let spaces = [self.log.segments.dir(), &self.config.root].map(|dir| self.disk.space(dir).ok());
+        if let Some(scarcest) = spaces.into_iter().flatten().reduce(Space::scarcer) {
+            self.log.room.seen(scarcest);
         }
         if self.log.room.is_out() {
-            self.log.write_ahead();
+            self.log.go_ahead();
         }
     }
 
     /// What can be vouched for now.
     fn advance(&self, progress: &mut Progress, derive: Derive) -> Result<Checkpoint, Poisoned> {
+        // Read before the marks: in a log that stands still this pair is durable already.
+        let now = {
+            let tail = self.log.tail.lock();
+            (tail.end, tail.stored_at)
+        };
         let marks = self.log.marks.get();
         let mut next = progress.written;
         next.durable = marks.durable;
-        let (seen, stored_at) = progress.seen;
+        let (seen, stored_at) = if now.0 <= marks.durable { now } else { progress.seen };
         if seen <= next.durable {
             next.stored_at = stored_at;
         }
         let derivable = marks.durable.min(marks.dispatched);
         progress.rounds += 1;
-        let is_due = progress.rounds >= DERIVE_ROUNDS || next.recover_from.until(derivable) >= DERIVE_BYTES;
+        let is_due = derive_is_due(progress.rounds, next.recover_from.until(derivable), self.queues.dirty());
         if (derive == Derive::Now || is_due) && derivable > next.recover_from {
             next.recover_from = next.recover_from.max(self.derive(derivable)?);
             if seen <= next.recover_from {
@@ -160,8 +185,7 @@ impl Core {
             }
             progress.rounds = 0;
         }
-        let tail = self.log.tail.lock();
-        progress.seen = (tail.end, tail.stored_at);
+        progress.seen = now;
         Ok(next)
     }
 
@@ -214,12 +238,14 @@ impl Core {
         progress.rounds_since_retention = 0;
         let Ok(space) = self.disk.space(self.log.segments.dir()) else { return Ok(()) };
         let oldest = self.log.segments.oldest(retention::BATCH_MAX + 2);
-        let segments: Vec<retention::Segment> = oldest.iter().map(|s| self.aged(s)).collect();
+        let later = self.begins.later(&self.log, BEGINS_PER_LOOK);
+        let aged =
+            |s: &Arc<Segment>| retention::Segment { base: s.base(), bytes: s.len(), newest: later.than(s.base()) };
+        let segments: Vec<retention::Segment> = oldest.iter().map(aged).collect();
         let held_from = PhysicalOffset::new(self.held_from.load(Ordering::Relaxed));
         let gone = retention::expendable(&retention::Look {
             segments: &segments,
             config: &self.config.retention,
-            forced: self.config.clean_forcibly,
             space,
             wall,
             trusted,
@@ -242,13 +268,6 @@ impl Core {
             Ok(()) => Ok(()),
             Err(error) => self.derived_late(&error),
         }
-    }
-
-    /// A segment with the store time of the first record behind it, which is not before its newest.
-    fn aged(&self, segment: &Segment) -> retention::Segment {
-        let next = self.log.segments.find(segment.end()).and_then(|next| scan::first_stored_at(&next).ok().flatten());
-        let newest = next.unwrap_or(Timestamp::from_millis(i64::MAX));
-        retention::Segment { base: segment.base(), bytes: segment.len(), newest }
     }
 
     fn checkpoint(&self, progress: &mut Progress, mut next: Checkpoint) -> Result<(), Poisoned> {

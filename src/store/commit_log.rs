@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use parking_lot::{Condvar, Mutex};
@@ -22,11 +23,15 @@ use super::{
     segments::Segments,
     unit::{Dispatch, Unit},
 };
-use crate::types::{Clock, PhysicalOffset, Timestamp};
+use crate::types::{Clock, Deadline, PhysicalOffset, Timestamp};
 
-/// Bytes at the end of the written-ahead region that only the server's own records may use once the disk takes no
-/// more: some thousand acknowledgements.
+/// Bytes at the end of the region with blocks that only the server's own records may use once the disk takes no more:
+/// some thousand acknowledgements. Half of them are out of reach for [`Purpose::Deferrable`].
 const RESERVE: u64 = 1 << 20;
+
+/// How long store times stand still at most while the clock shows less than the newest of them. A clock that was set
+/// back for good is believed after that, and a new segment begins: within a segment store times never go back.
+pub(super) const BEHIND_MAX: Duration = Duration::from_secs(3600);
 
 /// Capacity of a run's buffer that is kept for the next batch.
 const BUFFER_KEPT_MAX: usize = 8 << 20;
@@ -56,8 +61,10 @@ pub(super) struct CommitLog {
 pub(super) struct Tail {
     pub(super) end: PhysicalOffset,
     pub(super) segment: Arc<Segment>,
-    /// Of the last record. Store times never go back in the log, whatever the clock does.
+    /// Of the last record.
     pub(super) stored_at: Timestamp,
+    /// Since when the clock shows less than that.
+    behind_since: Option<Deadline>,
     /// With SYNC_FLUSH.
     pub(super) batch: Batch,
     /// The thread that commits or flushes waits for work.
@@ -96,16 +103,18 @@ impl CommitLog {
         stored_at: Timestamp,
     ) -> Self {
         let reserve = RESERVE.min(segments.segment_bytes() / 4);
+        let ahead = Ahead::new(config.flush, segments.segment_bytes());
         Self {
             segments,
             marks: Marks::at(end),
             room: Room::new(config.retention.disk_warning_ratio),
-            ahead: Ahead::default(),
+            ahead,
             dispatcher: Dispatcher::default(),
             tail: Mutex::new(Tail {
                 end,
                 segment,
                 stored_at,
+                behind_since: None,
                 batch: Batch::default(),
                 is_idle: false,
                 is_closed: false,
@@ -135,8 +144,8 @@ impl CommitLog {
         let mut tail = self.tail.lock();
         let _intact = Intact(&self.marks);
         self.admit(&tail, unit.len())?;
-        let at = self.claim(&mut tail, unit.len(), purpose)?;
-        let stored_at = self.clock.wall().max(tail.stored_at);
+        let (stored_at, is_set_back) = self.store_time(&mut tail);
+        let at = self.claim(&mut tail, unit.len(), purpose, is_set_back)?;
         let end = at.plus(unit.len());
         let appended = match self.policy {
             FlushPolicy::Sync => {
@@ -151,10 +160,10 @@ impl CommitLog {
                 self.put(&mut tail, at, unit.bytes())?;
                 self.marks.written.advance(end);
                 self.dispatcher.show(&dispatches);
-                self.marks.dispatched.advance(end);
                 (tail.end, tail.stored_at) = (end, stored_at);
                 self.placed(&mut tail);
                 drop(tail);
+                self.marks.dispatched.advance(end);
                 self.dispatcher.announce(&dispatches);
                 return Ok(Ticket { appended, end });
             }
@@ -162,6 +171,18 @@ impl CommitLog {
         (tail.end, tail.stored_at) = (end, stored_at);
         self.placed(&mut tail);
         Ok(Ticket { appended, end })
+    }
+
+    /// The store time of what is appended now, and whether it goes back because the clock was set back for good.
+    fn store_time(&self, tail: &mut Tail) -> (Timestamp, bool) {
+        let wall = self.clock.wall();
+        if wall >= tail.stored_at {
+            tail.behind_since = None;
+            return (wall, false);
+        }
+        let now = self.clock.now();
+        let since = *tail.behind_since.get_or_insert(now);
+        if now.remaining(since) < BEHIND_MAX { (tail.stored_at, false) } else { (wall, true) }
     }
 
     /// Wakes whoever has work by a new append.
@@ -189,11 +210,12 @@ impl CommitLog {
         Ok(())
     }
 
-    /// The position for `len` bytes in one segment, with blocks under them; moves on to the next segment if need be.
-    fn claim(&self, tail: &mut Tail, len: u64, purpose: Purpose) -> Result<PhysicalOffset, AppendError> {
+    /// The position for `len` bytes in one segment, with blocks under them; moves on to the next segment if need be, or if
+    /// this one has records and a `fresh` one is asked for.
+    fn claim(&self, tail: &mut Tail, len: u64, purpose: Purpose, fresh: bool) -> Result<PhysicalOffset, AppendError> {
         let at = tail.segment.local(tail.end);
         let remaining = tail.segment.len() - at;
-        if len + FILLER_LEN <= remaining {
+        if len + FILLER_LEN <= remaining && (!fresh || at == 0) {
             self.back(&tail.segment, at + len, purpose)?;
             return Ok(tail.end);
         }
@@ -208,33 +230,35 @@ impl CommitLog {
         Ok(tail.end)
     }
 
-    /// Makes sure that the first `to` bytes of a segment have blocks, and for a user's message that the reserve behind
-    /// them has too.
+    /// Makes sure that the first `to` bytes of a segment have blocks, and what is kept behind them for more urgent records
+    /// has too.
     fn back(&self, segment: &Segment, to: u64, purpose: Purpose) -> Result<(), AppendError> {
-        let wanted = match purpose {
-            Purpose::User => to + self.reserve,
-            Purpose::Internal => to,
+        let kept = match purpose {
+            Purpose::User => self.reserve,
+            Purpose::Deferrable => self.reserve / 2,
+            Purpose::Internal => 0,
         };
+        let wanted = to + kept;
         if wanted > segment.len() {
             let next = self.make(segment.end())?;
-            self.extend(&next, self.reserve)?;
+            self.take(&next, kept)?;
         }
-        self.extend(segment, wanted.min(segment.len()))
+        self.take(segment, wanted.min(segment.len()))
     }
 
-    fn extend(&self, segment: &Segment, to: u64) -> Result<(), AppendError> {
-        if segment.written_ahead() >= to {
+    fn take(&self, segment: &Segment, to: u64) -> Result<(), AppendError> {
+        if segment.backed() >= to {
             return Ok(());
         }
         self.ahead.came_too_late();
-        segment.extend(to).map_err(|e| self.no_room("writing ahead in the log", &e))
+        segment.back(to).map_err(|e| self.no_room("taking room for the log", &e))
     }
 
     fn make(&self, base: PhysicalOffset) -> Result<Arc<Segment>, AppendError> {
         self.segments.make(base).map_err(|e| self.no_room("making the next file of the log", &e))
     }
 
-    /// A failed write of zeros: a full disk is waited out, anything else ends the store.
+    /// No blocks: a full disk is waited out, anything else ends the store.
     fn no_room(&self, doing: &str, error: &io::Error) -> AppendError {
         if is_full(error) {
             self.room.ran_out();
@@ -251,7 +275,7 @@ impl CommitLog {
                 Ok(())
             }
             FlushPolicy::Async { .. } => {
-                tail.segment.overwrite(at, bytes).map_err(|e| self.marks.poison("writing to the log", &e))
+                tail.segment.write(at, bytes).map_err(|e| self.marks.poison("writing to the log", &e))
             }
         }
     }

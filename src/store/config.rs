@@ -61,9 +61,6 @@ pub struct Config {
     /// `recoverDamagedLog`: opens a log whose records end before the position that was once durable, and gives up what
     /// lies behind.
     pub accept_damage: bool,
-    /// `cleanFileForciblyEnable`: on a disk fuller than 85 % segments go before their time. No key sets it: as
-    /// long as nobody holds what is unread, it would delete that too.
-    pub clean_forcibly: bool,
     pub threads: Threads,
 }
 
@@ -88,7 +85,6 @@ impl Config {
             pending_bytes_max: 64 << 20,
             store_host: SocketAddr::from((Ipv4Addr::LOCALHOST, 10911)),
             accept_damage: false,
-            clean_forcibly: false,
             threads: Threads::Own,
         }
     }

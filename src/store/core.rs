@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use super::{
     AppendError, Config, FlushPolicy, OpenError, Poisoned, Purpose, ReadError, Report, Threads, Ticket,
     background::Derive,
+    begins::Begins,
     checkpoint::{Checkpoint, CheckpointFile},
     commit_log::{Batch, CommitLog},
     consume_queue::Queues,
@@ -48,6 +49,7 @@ pub(super) struct Core {
     pub(super) index: Option<Indexing>,
     /// Held over a round of the background, which is all that writes there.
     pub(super) progress: Mutex<Progress>,
+    pub(super) begins: Begins,
     /// What retention must leave alone, from here on.
     pub(super) held_from: AtomicU64,
     /// Held while a state file is written.
@@ -96,10 +98,10 @@ impl Core {
         abort.create().map_err(io("writing", abort.path()))?;
         disk.sync_dir(&root).map_err(io("syncing", root.clone()))?;
         let Recovered { log, queues, index, checkpoint, report } = recovered;
-        match log.write_first_stretch() {
+        match log.prepare_first_stretch() {
             // What is stored can be consumed; sends are refused until there is room.
             Err(e) if is_full(&e) => log.room.ran_out(),
-            other => other.map_err(io("writing ahead in", log.segments.dir().to_owned()))?,
+            other => other.map_err(io("taking room in", log.segments.dir().to_owned()))?,
         }
         let newest = (checkpoint.stored_at > Timestamp::ZERO).then_some(checkpoint.stored_at);
         let progress = Progress {
@@ -119,6 +121,7 @@ impl Core {
             queues,
             index,
             progress: Mutex::new(progress),
+            begins: Begins::default(),
             held_from: AtomicU64::new(0),
             saving: Mutex::new(()),
             opened_at: checkpoint.durable,

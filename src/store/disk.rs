@@ -19,6 +19,14 @@ pub struct Space {
     pub free: u64,
 }
 
+impl Space {
+    /// The one of which the larger part is used.
+    pub(super) fn scarcer(self, other: Self) -> Self {
+        let free_of = |part: Self, whole: Self| u128::from(part.free) * u128::from(whole.total);
+        if free_of(other, self) < free_of(self, other) { other } else { self }
+    }
+}
+
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Open {
@@ -62,11 +70,9 @@ pub trait File: Send + Sync {
     fn read_into(&self, at: u64, buf: &mut [u8]) -> io::Result<()>;
     /// Writes all of `bytes` at `at`.
     fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()>;
-    /// [`File::write`] over bytes that were written before, for many small writes of which no reader has a slice. It may
-    /// go through a map: the kernel has the bytes when it returns, and only a later [`File::sync`] reports an error.
-    fn overwrite(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
-        self.write(at, bytes)
-    }
+    /// Gives a range within the file its blocks without writing them: what was not written there before reads as zeros,
+    /// and a write there finds room. `Err(Unsupported)` where only writing does so.
+    fn allocate(&self, at: u64, len: u64) -> io::Result<()>;
     /// Returns once every byte written before the call is on the device, and the length with it.
     fn sync(&self) -> io::Result<()>;
     /// Asks the kernel to start writing a range back, without waiting.

@@ -11,11 +11,15 @@ use super::{
 };
 use crate::types::{Clock, NewMessage, PhysicalOffset, QueueId, QueueOffset, StoredMessage, Timestamp, TopicName};
 
-/// Who appends: user messages are refused while the disk is nearly full, the server's own records (acks, retries) then
-/// still use the room kept for them.
+/// Who appends, and so what is refused when the disk has no room: users' messages first, then what the server can do
+/// later, and acknowledgements last.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Purpose {
     User,
+    /// The server's own records that can wait: copies of messages (dead letters) and failed attempts. They use half of the
+    /// room kept for the server at most.
+    Deferrable,
+    /// The server's own records that somebody waits for, or that make room: acknowledgements, deletions.
     Internal,
 }
 
@@ -96,10 +100,12 @@ impl Queue {
     pub fn entries(&self, from: QueueOffset, max: usize) -> Result<Vec<Entry>, ReadError> {
         self.state.entries(from, max).map_err(|error| ReadError::Queue(Arc::new(error)))
     }
-    /// The first offset stored at or after `time`; `max()` when there is none.
+    /// The first offset stored at or after `time`; `max()` when there is none. What was stored under a clock that was set
+    /// back since counts as stored when the clock was right again. It waits for the disk.
     pub fn offset_at(&self, time: Timestamp) -> Result<QueueOffset, ReadError> {
+        let later = self.core.begins.later(&self.core.log, usize::MAX);
         self.state.offset_at(time, |physical, size| match self.core.message(physical, size) {
-            Ok(message) => Ok(Some(message.stored_at)),
+            Ok(message) => Ok(Some(message.stored_at.min(later.than(physical)))),
             Err(ReadError::Gone(_)) => Ok(None),
             Err(other) => Err(other),
         })
@@ -191,9 +197,17 @@ impl Store {
     pub fn opened_at(&self) -> PhysicalOffset {
         self.core.opened_at()
     }
+    /// `fileReservedTime`: how old a message may be before its segment goes.
+    pub fn reserved(&self) -> std::time::Duration {
+        self.core.config.retention.reserved
+    }
     /// True when reading there may have to wait for the device.
     pub fn is_cold(&self, physical: PhysicalOffset) -> bool {
         self.core.is_cold(physical)
+    }
+    /// Whether messages are indexed by key.
+    pub fn is_indexed(&self) -> bool {
+        self.core.index.is_some()
     }
     /// Messages of a topic with this key (`KEYS` or `UNIQ_KEY`), newest first, at most 64. It waits for the disk. None
     /// when keys are not indexed.
@@ -207,6 +221,10 @@ impl Store {
     /// Nothing is forgotten when the log does not take the record of it; after any other error the call may be repeated.
     pub fn delete_topic(&self, topic: &TopicName) -> std::io::Result<()> {
         self.core.delete_topic(topic)
+    }
+    /// Whether consumers could see, or could once see, messages of a topic.
+    pub fn has_messages(&self, topic: &TopicName) -> bool {
+        self.core.queues.of(topic).iter().any(|queue| queue.max() > QueueOffset::ZERO)
     }
     /// Keeps retention from deleting anything at or behind this: what the broker still needs to rebuild its
     /// state. Nothing is deleted before the first call.
@@ -222,11 +240,11 @@ impl Store {
     pub fn load_state(&self, name: &str) -> std::io::Result<Option<Vec<u8>>> {
         self.core.load_state(name)
     }
-    /// Does the background's work once on the caller's thread: commits what waits, writes ahead, writes what is derived,
+    /// Does the background's work once on the caller's thread: commits what waits, takes room ahead, writes what is derived,
     /// looks at the disk, checkpoints. For [`Threads::Stepped`](super::Threads).
     pub fn step(&self) -> Result<(), Poisoned> {
         self.core.commit()?;
-        self.core.log.write_ahead();
+        self.core.log.go_ahead();
         self.core.tick(Derive::Now)
     }
     /// [`Store::step`], but only the commit.

@@ -51,6 +51,7 @@ impl CommitLog {
             }
             std::mem::swap(&mut tail.batch, batch);
             self.committing.store(batch.bytes, Ordering::Relaxed);
+            self.ahead.grouped(batch.bytes);
         }
         let committed = self.make_durable(batch);
         self.committing.store(0, Ordering::Relaxed);

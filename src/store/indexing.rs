@@ -14,6 +14,8 @@ use crate::types::{PhysicalOffset, SysFlag, Timestamp, TopicName, properties::ke
 
 /// Bytes of the log that are read for the index at once at most, so that a round of the background ends soon.
 const FOLLOW_MAX: u64 = 256 << 20;
+/// Bytes before the log's end that are taken to be in memory.
+const FRESH_MAX: u64 = 64 << 20;
 /// Any store time.
 const ANY_TIME: RangeInclusive<Timestamp> = Timestamp::from_millis(i64::MIN)..=Timestamp::from_millis(i64::MAX);
 
@@ -38,8 +40,14 @@ impl Indexing {
         Self { index, next: Mutex::new(next), apache_until, opened_at }
     }
 
-    fn reading(&self, at: PhysicalOffset) -> Reading {
-        if at < self.opened_at { Reading::Checked { apache_until: self.apache_until } } else { Reading::Fresh }
+    /// What this run wrote a moment ago is read through the map. Farther behind it is read by calls, with checksums, as what
+    /// it found: the pages may be gone from memory, and a sector that cannot be read would end the process.
+    fn reading(&self, at: PhysicalOffset, until: PhysicalOffset) -> Reading {
+        if at < self.opened_at || at.until(until) > FRESH_MAX {
+            Reading::Checked { apache_until: self.apache_until }
+        } else {
+            Reading::Fresh
+        }
     }
 
     /// Reads the log up to `until`, which is dispatched, or some of the way; writes what does not fit in memory if its
@@ -49,7 +57,7 @@ impl Indexing {
         let until = until.min(next.plus(FOLLOW_MAX));
         while *next < until {
             let mut full_at = None;
-            let reading = self.reading(*next);
+            let reading = self.reading(*next, log.marks.get().dispatched);
             // What this run wrote is read differently from what it found.
             let stop = if *next < self.opened_at { until.min(self.opened_at) } else { until };
             let end = scan(&log.segments, *next..stop, reading, |record| {

@@ -1,12 +1,12 @@
 //! The one file of the crate with `unsafe`: a file mapped for reading, handed out as [`Bytes`] that keep the map alive;
-//! a file mapped for writing; and one call to the system.
+//! and one call to the system.
 //!
 //! Please leave it alone unless the facts below still hold after your change.
 
 use std::{fs::File, io};
 
 use bytes::Bytes;
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::MmapOptions;
 
 /// Maps the first `len` bytes of a file. The map ends when the last slice of it is dropped, also when the file was
 /// removed in between.
@@ -23,34 +23,6 @@ pub(super) fn map(file: &File, len: usize) -> io::Result<Bytes> {
     //   range that was handed out (recovery cuts the tail before anything is read through a map).
     let map = unsafe { MmapOptions::new().len(len).map(file)? };
     Ok(Bytes::from_owner(map))
-}
-
-/// A file mapped for writing over what is there.
-pub(super) struct Overlay(MmapRaw);
-
-impl Overlay {
-    /// Maps the whole file.
-    pub(super) fn over(file: &File) -> io::Result<Self> {
-        MmapOptions::new().map_raw(file).map(Self)
-    }
-
-    /// Copies bytes into the file's pages; false when they do not lie within the map. The file must not have become
-    /// shorter since, and must have blocks under the range, or the process ends with SIGBUS; a range is written by one
-    /// thread at a time, and nobody has a slice of it.
-    #[expect(unsafe_code, reason = "a copy to mapped memory; see the proof inside")]
-    pub(super) fn write(&self, at: u64, bytes: &[u8]) -> bool {
-        let fits = at.checked_add(bytes.len() as u64).is_some_and(|end| end <= self.0.len() as u64);
-        if fits {
-            // SAFETY: the target lies within the map, which lives as long as `self`, and `bytes` is no part of it, since
-            // no reference to this map is ever made.
-            // - Who writes: the log's tail, under its lock, where zeros were written before and nothing else.
-            // - Who reads: others read these pages through another map, below a position that is published after this
-            //   returns; publishing orders the copy before their reads.
-            // - What keeps it mapped: `self`. A file of the log is made shorter by recovery only, before the first write.
-            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.0.as_mut_ptr().add(at as usize), bytes.len()) };
-        }
-        fits
-    }
 }
 
 /// Starts writing a range of a file back to the device and does not wait for it.

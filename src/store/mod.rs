@@ -41,7 +41,8 @@
 //! # Failure
 //!
 //! A failed write or sync of the log poisons the store: no position moves any more, every waiter is told, and nothing is
-//! ever synced again. A full disk is not a failure: users' messages are refused until there is room.
+//! ever synced again. A full disk is not a failure: users' messages are refused until there is room, then what can wait,
+//! acknowledgements last ([`Purpose`]).
 //!
 //! # Files, below the root
 //!
@@ -50,6 +51,7 @@
 
 mod ahead;
 mod background;
+mod begins;
 mod checkpoint;
 mod commit_log;
 pub mod config;

@@ -5,7 +5,7 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use rustix::fs::FlockOperation;
 
 use super::{
     disk::{Disk, File, Open, Space},
-    mmap::{self, Overlay},
+    mmap,
 };
 
 /// The machine's file system.
@@ -34,8 +34,7 @@ impl Disk for RealDisk {
                 options.write(true).create_new(true);
             }
         }
-        let (map, overlay) = (RwLock::default(), OnceLock::new());
-        Ok(Arc::new(RealFile { file: options.open(path)?, path: path.to_owned(), map, overlay }))
+        Ok(Arc::new(RealFile { file: options.open(path)?, path: path.to_owned(), map: RwLock::default() }))
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -119,8 +118,6 @@ struct RealFile {
     path: PathBuf,
     /// Made by the first read, over the length that the file then has.
     map: RwLock<Bytes>,
-    /// Made by the first overwrite.
-    overlay: OnceLock<Option<Overlay>>,
 }
 
 impl RealFile {
@@ -175,13 +172,21 @@ impl File for RealFile {
         self.file.write_all_at(bytes, at)
     }
 
-    fn overwrite(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
-        // Where the file cannot be mapped, calls do.
-        let overlay = self.overlay.get_or_init(|| Overlay::over(&self.file).ok());
-        match overlay.as_ref().is_some_and(|overlay| overlay.write(at, bytes)) {
-            true => Ok(()),
-            false => self.write(at, bytes),
+    #[cfg(target_os = "linux")]
+    fn allocate(&self, at: u64, len: u64) -> io::Result<()> {
+        use rustix::{fs::FallocateFlags, io::Errno};
+        loop {
+            match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), at, len) {
+                Err(Errno::INTR) => {}
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Err(io::ErrorKind::Unsupported.into()),
+                other => return other.map_err(io::Error::from),
+            }
         }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn allocate(&self, _at: u64, _len: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -4,6 +4,8 @@
 //! all checksums from [`Checkpoint::recover_from`] on. The first bytes that are no whole unit are the log's end:
 //!
 //! 1. An end below the durable mark is damage, not a tear, and is refused unless the operator accepts the loss.
+//!    A damaged record above that mark is cut like a tear. That whole records follow it proves nothing: of the sectors of
+//!    one write any may survive a power cut, and a record does not say which sync it was waiting for.
 //! 2. What lies behind the end is removed on the device, so that a later crash cannot bring it back.
 //! 3. What was read behind the durable mark is written once more and synced. A sync that failed before the crash may
 //!    have left pages that the kernel calls clean and the device never got; a reader would take them for kept.
@@ -32,7 +34,7 @@ use super::{
     segment::Segment,
     segments::{LoadError, Segments},
 };
-use crate::types::{Clock, PhysicalOffset, Timestamp, properties::key, tags_code};
+use crate::types::{Clock, PhysicalOffset, Timestamp, queue_code};
 
 /// Bytes read or written at once.
 const CHUNK: u64 = 1 << 20;
@@ -74,7 +76,8 @@ impl Recovery<'_> {
         let mut entries = 0;
         let reading = Reading::Checked { apache_until: known.map_or(PhysicalOffset::MAX, |c| c.apache_until) };
         let end = scan(&segments, from..PhysicalOffset::MAX, reading, |record| {
-            stored_at = stored_at.max(record.frame.stored_at);
+            // The last one's, which after a clock was set back is not the latest.
+            stored_at = record.frame.stored_at;
             entries += self.dispatch(&queues, record);
         })
         .map_err(self.io("reading"))?;
@@ -223,7 +226,7 @@ impl Recovery<'_> {
         if let Some(deleted) = deletion::read(&topic, frame.body_of(bytes)) {
             queues.of(&deleted).iter().for_each(|queue| queue.forget_before(*at));
         }
-        let tags_code = tags_code(frame.properties_of(bytes).get(key::TAGS));
+        let tags_code = queue_code(&topic, &frame.properties_of(bytes));
         let entry = Entry { offset, physical: *at, size: bytes.len() as u32, tags_code };
         u64::from(queues.queue(&topic, frame.queue).push(&entry) != Pushed::Known)
     }

@@ -1,10 +1,12 @@
 //! Which whole segments of the log may be deleted.
 //!
 //! A segment goes when it is *expired* (its newest message is older than `fileReservedTime`) and it is the hour for it
-//! (`deleteWhen`), or the disk is fuller than `diskMaxUsedSpaceRatio`. With forced cleaning on, and the disk fuller than
-//! [`FORCE_RATIO`], segments that are not expired go too, as few as needed. Always: the oldest first, stopping at the first
+//! (`deleteWhen`), or the disk is fuller than `diskMaxUsedSpaceRatio`. Always: the oldest first, stopping at the first
 //! that has to stay; never the last segment; never anything at or behind what is held (what the broker's state is rebuilt
 //! from). Whether a message was read is not known here: unread ones stay until they expire, and go then, as Apache's do.
+//!
+//! What has not expired never goes, however full the disk is: Apache's `cleanFileForciblyEnable` (on there) would delete
+//! what nobody has read yet, so there is no such setting here. A full disk refuses sends instead.
 //!
 //! # Which time it is
 //!
@@ -22,8 +24,6 @@ use crate::types::{Deadline, PhysicalOffset, Timestamp};
 
 /// Segments deleted in one look at most (`deleteFileBatchMax`), so that freeing them does not starve the disk.
 pub(super) const BATCH_MAX: usize = 10;
-/// `diskSpaceCleanForciblyRatio`, percent.
-pub(super) const FORCE_RATIO: u8 = 85;
 /// A difference between the advance of the two clocks, from one look to the next, that is no step: slewing and the time
 /// between reading the one and the other.
 const STEP_MIN: Duration = Duration::from_secs(2);
@@ -36,7 +36,7 @@ pub(super) struct Segment {
     pub base: PhysicalOffset,
     /// Bytes that deleting it frees.
     pub bytes: u64,
-    /// Store time of its newest message. When that is not known, the file's last modification.
+    /// A time that its newest message is not younger than.
     pub newest: Timestamp,
 }
 
@@ -46,9 +46,6 @@ pub(super) struct Look<'a> {
     /// Ascending, the last one being written.
     pub segments: &'a [Segment],
     pub config: &'a Retention,
-    /// Whether read but unexpired segments may go when the disk is fuller than [`FORCE_RATIO`]
-    /// (`cleanFileForciblyEnable`).
-    pub forced: bool,
     pub space: Space,
     /// For the hour of the day.
     pub wall: Timestamp,
@@ -70,12 +67,7 @@ pub(super) fn expendable(look: &Look<'_>) -> Vec<PhysicalOffset> {
         }
         let ratio = used_ratio(Space { total: look.space.total, free: look.space.free.saturating_add(freed) });
         let is_expired = look.trusted.since(segment.newest) >= look.config.reserved;
-        let goes = if is_expired {
-            is_hour || ratio > look.config.disk_max_used_ratio
-        } else {
-            look.forced && ratio > FORCE_RATIO
-        };
-        if !goes {
+        if !is_expired || !(is_hour || ratio > look.config.disk_max_used_ratio) {
             break;
         }
         freed += segment.bytes;

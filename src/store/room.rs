@@ -26,7 +26,7 @@ impl Room {
         }
     }
 
-    /// Takes note of a look at the disk.
+    /// Takes note of a look at the disk, or at the fuller one of several.
     pub(super) fn seen(&self, space: Space) {
         let used = u128::from(space.total.saturating_sub(space.free));
         self.free.store(space.free, Ordering::Relaxed);
@@ -74,6 +74,7 @@ mod tests {
         for (free, refused) in [(100, false), (10, false), (9, true), (0, true), (10, false)] {
             room.seen(Space { total: 100, free });
             assert_eq!(room.admit(Purpose::User).is_err(), refused, "{free} free");
+            assert!(room.admit(Purpose::Deferrable).is_ok());
             assert!(room.admit(Purpose::Internal).is_ok());
         }
     }

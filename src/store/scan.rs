@@ -93,12 +93,19 @@ pub(super) fn scan(
     Ok(end)
 }
 
-/// Store time of a segment's first record; `None` when there is none.
-pub(super) fn first_stored_at(segment: &Arc<Segment>) -> io::Result<Option<Timestamp>> {
-    match Window::new(segment.clone()).next(segment.base(), Reading::Checked { apache_until: PhysicalOffset::MAX })? {
-        Next::Record(frame, _) => Ok(Some(frame.stored_at)),
-        Next::SegmentEnd(_) | Next::Defect(_) => Ok(None),
+/// Store time of a segment's first record; `None` when there is none, or it is damaged. Reads no more than that record.
+pub(super) fn first_stored_at(segment: &Segment) -> io::Result<Option<Timestamp>> {
+    let mut head = [0; 8];
+    segment.read_into(segment.base(), &mut head)?;
+    let Head::Record(size) = Head::read(head) else { return Ok(None) };
+    if u64::from(size) + FILLER_LEN > segment.len() {
+        return Ok(None);
     }
+    let mut record = vec![0; size as usize];
+    segment.read_into(segment.base(), &mut record)?;
+    let frame = Frame::parse(&record)
+        .and_then(|frame| frame.verify(&record, segment.base(), Checksum::IfPresent).map(|()| frame));
+    Ok(frame.ok().map(|frame| frame.stored_at))
 }
 
 #[expect(clippy::large_enum_variant, reason = "nearly every one is a record")]

@@ -18,22 +18,26 @@ use super::{
 };
 use crate::types::PhysicalOffset;
 
-/// Bytes by which a segment is written ahead at least, so that a small append does not do it each time.
+/// Bytes of blocks that are taken at least, so that a small append does not do it each time.
 const STRETCH: u64 = 64 << 10;
-/// What is written ahead at once. Larger writes cost less each, and make larger folios in the page cache. A record that
-/// is copied through a map dirties its whole folio; that is done with ASYNC_FLUSH only, where one sync serves many
-/// records. With SYNC_FLUSH they are written by calls, which dirty single blocks.
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+/// Bytes of one write, and what its place in the file is cut at. The page cache takes memory for all of a write at
+/// once, and the kernel has pieces of up to 32 KiB at hand for each core; larger ones cost up to four times as much.
+const PIECE: u64 = 32 << 10;
+static ZEROS: [u8; PIECE as usize] = [0; PIECE as usize];
 
-/// A file of fixed length whose name is the physical offset of its first byte. Its bytes up to
-/// [`Self::written_ahead`] were really written, data or zeros: the file system has blocks for them, so that a write
-/// there neither runs out of space nor changes the file's metadata. Nothing but zeros lies behind the log's end.
+/// A file of fixed length whose name is the physical offset of its first byte. Nothing but zeros lies behind the log's
+/// end. From the start of the file on there are two stretches, the second at least as long as the first:
+///
+/// - up to [`Self::written`] bytes were really written, data or zeros: a write there does not change the file's
+///   metadata, and a sync writes one block for a small record and no journal;
+/// - up to [`Self::backed`] the file system has blocks: a write there does not run out of space.
 pub(super) struct Segment {
     base: PhysicalOffset,
     len: u64,
     file: Arc<dyn File>,
-    written_ahead: AtomicU64,
-    /// Held by whoever writes ahead.
+    written: AtomicU64,
+    backed: AtomicU64,
+    /// Held by whoever moves one of the two.
     extending: Mutex<()>,
 }
 
@@ -60,7 +64,8 @@ impl Segment {
 
     /// A file that is there and has its length, of which the first bytes were really written.
     pub(super) fn over(file: Arc<dyn File>, base: PhysicalOffset, len: u64, written: u64) -> Self {
-        Self { base, len, file, written_ahead: AtomicU64::new(written), extending: Mutex::new(()) }
+        let (written, backed) = (AtomicU64::new(written), AtomicU64::new(written));
+        Self { base, len, file, written, backed, extending: Mutex::new(()) }
     }
 
     /// The same file, with the log's end in it.
@@ -96,15 +101,21 @@ impl Segment {
         self.file.read_into(self.local(at), buf)
     }
 
+    /// Writes behind what was written, or over the zeros there. One caller at a time.
     pub(super) fn write(&self, at: PhysicalOffset, bytes: &[u8]) -> io::Result<()> {
-        debug_assert!(self.local(at) + bytes.len() as u64 <= self.written_ahead());
-        self.file.write(self.local(at), bytes)
-    }
-
-    /// [`Self::write`] for many small writes that are synced now and then.
-    pub(super) fn overwrite(&self, at: PhysicalOffset, bytes: &[u8]) -> io::Result<()> {
-        debug_assert!(self.local(at) + bytes.len() as u64 <= self.written_ahead());
-        self.file.overwrite(self.local(at), bytes)
+        let from = self.local(at);
+        let to = from + bytes.len() as u64;
+        debug_assert!(from <= self.written() && to <= self.backed());
+        // Where zeros may be on their way, they must not come after the data.
+        let _one = (to > self.written()).then(|| self.extending.lock());
+        let (mut at, mut rest) = (from, bytes);
+        while !rest.is_empty() {
+            let (piece, behind) = rest.split_at(rest.len().min((PIECE - at % PIECE) as usize));
+            self.file.write(at, piece)?;
+            (at, rest) = (at + piece.len() as u64, behind);
+        }
+        self.written.fetch_max(to, Ordering::Release);
+        Ok(())
     }
 
     /// Writes what is there already, so that the next sync counts it.
@@ -118,30 +129,65 @@ impl Segment {
         if first.is_err() && planted(Fault::RetrySync) { self.file.sync() } else { first }
     }
 
-    /// Bytes from the start that have their blocks.
-    pub(super) fn written_ahead(&self) -> u64 {
-        self.written_ahead.load(Ordering::Acquire)
+    /// Bytes from the start that were written, data or zeros.
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Ordering::Acquire)
     }
 
-    /// Writes zeros until the first `to` bytes have their blocks. Done by the appender when the background is late.
-    pub(super) fn extend(&self, to: u64) -> io::Result<()> {
-        let _one = self.extending.lock();
+    /// Bytes from the start that have their blocks.
+    pub(super) fn backed(&self) -> u64 {
+        self.backed.load(Ordering::Acquire)
+    }
+
+    /// Takes blocks until the first `to` bytes have theirs. Done by the appender when the background is late.
+    pub(super) fn back(&self, to: u64) -> io::Result<()> {
         let to = to.min(self.len);
-        if self.written_ahead() >= to {
+        if self.backed() >= to {
             return Ok(());
         }
-        let stretch = (self.written_ahead() + STRETCH).max(to).min(self.len);
-        while self.written_ahead() < stretch {
-            let at = self.written_ahead();
-            let piece = (ZEROS.len() as u64 - at % ZEROS.len() as u64).min(stretch - at);
-            match self.file.write(at, &ZEROS[..piece as usize]) {
-                Ok(()) => self.written_ahead.store(at + piece, Ordering::Release),
-                // More than was asked for did not fit: what was asked for is there.
-                Err(e) if at >= to && is_full(&e) => return Ok(()),
-                Err(e) => return Err(e),
+        let one = self.extending.lock();
+        let from = self.backed();
+        if from >= to {
+            return Ok(());
+        }
+        let stretch = (from + STRETCH).max(to).min(self.len);
+        let taken = match self.file.allocate(from, stretch - from) {
+            // What was asked for may fit.
+            Err(e) if is_full(&e) && to < stretch => self.file.allocate(from, to - from).map(|()| to),
+            other => other.map(|()| stretch),
+        };
+        match taken {
+            Ok(to) => self.backed.store(to, Ordering::Release),
+            Err(e) if e.kind() == io::ErrorKind::Unsupported => {
+                drop(one);
+                return self.zero(to);
             }
+            Err(e) => return Err(e),
         }
         Ok(())
+    }
+
+    /// Writes zeros until the first `to` bytes were written. A writer of data may be faster, and waits for one write at
+    /// most.
+    pub(super) fn zero(&self, to: u64) -> io::Result<()> {
+        let to = to.min(self.len);
+        loop {
+            let _one = self.extending.lock();
+            let at = self.written();
+            if at >= to {
+                return Ok(());
+            }
+            // Whole pieces where there is room.
+            let piece = (PIECE - at % PIECE).min(self.len - at);
+            let written = match self.file.write(at, &ZEROS[..piece as usize]) {
+                Err(e) if is_full(&e) && at + piece > to => {
+                    self.file.write(at, &ZEROS[..(to - at) as usize]).map(|()| to)
+                }
+                other => other.map(|()| at + piece),
+            };
+            self.written.store(written?, Ordering::Release);
+            self.backed.fetch_max(self.written(), Ordering::Release);
+        }
     }
 
     /// Asks the kernel to start writing what lies in the range.
@@ -169,3 +215,6 @@ pub(super) fn is_full(error: &io::Error) -> bool {
     let no_descriptor = [Errno::MFILE, Errno::NFILE].iter().any(|e| error.raw_os_error() == Some(e.raw_os_error()));
     no_descriptor || matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
+
+#[cfg(test)]
+mod tests;

@@ -101,7 +101,7 @@ impl Segments {
         Ok(segment)
     }
 
-    /// Says that the log ends at a position of this file, so that blocks are written ahead from there.
+    /// Says that the log ends at a position of this file, so that room is taken from there on.
     pub(super) fn ends_in(&self, segment: &Arc<Segment>, end: PhysicalOffset) -> Arc<Segment> {
         let known = Arc::new(segment.ending_at(end));
         if let Some(slot) = self.list.write().iter_mut().find(|s| s.base() == segment.base()) {

@@ -7,7 +7,7 @@ use super::{
     consume_queue::{QueueState, Queues},
     record::{self, Unplaced},
 };
-use crate::types::{NewMessage, PhysicalOffset, QueueOffset, Timestamp, properties::key, tags_code};
+use crate::types::{NewMessage, PhysicalOffset, QueueOffset, Timestamp, queue_code};
 
 /// Bytes of an encoding buffer that is kept for the thread's next append.
 const BUFFER_KEPT_MAX: usize = 1 << 20;
@@ -47,7 +47,8 @@ impl Unit {
             let remaining = (messages.len() > 1).then(|| messages.len() - 1 - i);
             let record = record::encode(&mut unit.buffer, message, remaining, store_host)?;
             let queue = record::is_queued(message.sys_flag).then(|| queues.queue(&message.topic, message.queue));
-            unit.records.push(Pending { record, queue, tags_code: tags_code(message.properties.get(key::TAGS)) });
+            let tags_code = queue_code(&message.topic, &message.properties);
+            unit.records.push(Pending { record, queue, tags_code });
         }
         Ok(unit)
     }

@@ -141,11 +141,25 @@ impl TopicName {
 impl GroupName {
     /// A group that a client may name.
     pub fn parse(name: &str) -> Result<Self, NameError> {
+        let group = Self::parse_any(name)?;
+        if group.is_system() { Err(NameError::Reserved(name.into())) } else { Ok(group) }
+    }
+
+    /// Any group, the server's own included: what the server itself names, or reads back from disk.
+    pub fn parse_any(name: &str) -> Result<Self, NameError> {
         check(name, GROUP_LEN_MAX)?;
-        if name.starts_with(SYSTEM_GROUP_PREFIX) {
-            return Err(NameError::Reserved(name.into()));
-        }
         Ok(Self(name.into()))
+    }
+
+    /// A group of the server's own, from a constant that is known to be a name.
+    pub(crate) fn system(name: &'static str) -> Self {
+        debug_assert!(check(name, GROUP_LEN_MAX).is_ok() && name.starts_with(SYSTEM_GROUP_PREFIX));
+        Self(name.into())
+    }
+
+    /// True for the groups that only the server itself uses.
+    pub fn is_system(&self) -> bool {
+        self.0.starts_with(SYSTEM_GROUP_PREFIX)
     }
 }
 
@@ -196,5 +210,7 @@ mod tests {
         }
         assert!(TopicName::parse("%DLQ%group").is_ok());
         assert!(GroupName::parse("CID_RMQ_SYS_TRANS").is_err());
+        assert!(GroupName::parse_any("CID_RMQ_SYS_TRANS").unwrap().is_system());
+        assert!(!GroupName::parse("billing").unwrap().is_system());
     }
 }

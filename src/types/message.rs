@@ -71,6 +71,11 @@ impl SysFlag {
     pub fn with(self, bits: i32) -> Self {
         Self(self.0 | bits)
     }
+    /// With these bits for the transaction's phase; 0 for none.
+    #[must_use]
+    pub fn with_transaction(self, phase: i32) -> Self {
+        Self(self.0 & !Self::TRANSACTION_MASK | phase)
+    }
 }
 
 /// A message to be stored. Offsets, store time and store host are the log's to give.
@@ -136,9 +141,30 @@ pub fn tags_code(tag: Option<&str>) -> i64 {
     tag.map_or(0, |t| i64::from(java_hash(t)))
 }
 
+/// Where messages lie that are to be delivered at a time (Apache's `TimerMessageStore.TIMER_TOPIC`).
+pub const TIMER_TOPIC: &str = "rmq_sys_wheel_timer";
+
+/// The last field of a message's consume queue entry: [`tags_code`], but in the timer topic the time of delivery, epoch
+/// ms, so that the timers are known without reading their messages. Apache keeps the time there for its delay levels
+/// (`CommitLog.checkMessageAndReturnSize`), and in its timer topic the tag's code, which is never as large as a time.
+pub fn queue_code(topic: &TopicName, properties: &Properties) -> i64 {
+    let due = if topic.as_str() == TIMER_TOPIC { properties.get(key::TIMER_OUT_MS) } else { None };
+    due.and_then(|due| due.parse().ok()).unwrap_or_else(|| tags_code(properties.get(key::TAGS)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_timer_topic_has_times_where_others_have_tags() {
+        let mut properties = super::super::properties::PropertiesBuilder::default();
+        properties.push(key::TAGS, "TagA").push(key::TIMER_OUT_MS, "1725000000000");
+        let properties = properties.build();
+        assert_eq!(queue_code(&TopicName::system(TIMER_TOPIC), &properties), 1_725_000_000_000);
+        assert_eq!(queue_code(&TopicName::parse("T").unwrap(), &properties), 2_598_919);
+        assert_eq!(queue_code(&TopicName::system(TIMER_TOPIC), &Properties::default()), 0);
+    }
 
     #[test]
     fn java_hash_agrees_with_the_jdk() {

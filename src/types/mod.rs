@@ -10,7 +10,7 @@ pub mod properties;
 pub mod time;
 
 pub use id::{BrokerName, ClientId, GroupName, NameError, QueueId, TopicName};
-pub use message::{MessageType, NewMessage, StoredMessage, SysFlag, java_hash, tags_code};
+pub use message::{MessageType, NewMessage, StoredMessage, SysFlag, TIMER_TOPIC, java_hash, queue_code, tags_code};
 pub use offset::{PhysicalOffset, QueueOffset};
 pub use properties::Properties;
 pub use time::{Clock, Deadline, ManualClock, SystemClock, Timestamp};

@@ -16,6 +16,9 @@ pub mod key {
     pub const KEYS: &str = "KEYS";
     pub const UNIQ_KEY: &str = "UNIQ_KEY";
     pub const TRAN_MSG: &str = "TRAN_MSG";
+    /// Where a message goes that lies in a topic of the system meanwhile.
+    pub const REAL_TOPIC: &str = "REAL_TOPIC";
+    pub const REAL_QID: &str = "REAL_QID";
     pub const PGROUP: &str = "PGROUP";
     pub const SHARDING_KEY: &str = "__SHARDINGKEY";
     pub const TRACE_CONTEXT: &str = "TRACE_CONTEXT";
@@ -24,6 +27,13 @@ pub mod key {
     pub const DELAY: &str = "DELAY";
     pub const TIMER_DELIVER_MS: &str = "TIMER_DELIVER_MS";
     pub const TIMER_DELAY_SEC: &str = "TIMER_DELAY_SEC";
+    pub const TIMER_DELAY_MS: &str = "TIMER_DELAY_MS";
+    /// When a message in the timer topic is due, epoch ms.
+    pub const TIMER_OUT_MS: &str = "TIMER_OUT_MS";
+    /// How often it was carried forward.
+    pub const TIMER_ROLL_TIMES: &str = "TIMER_ROLL_TIMES";
+    /// Apache's order to drop a timer: `<topic>+<message id>`.
+    pub const TIMER_DEL_UNIQKEY: &str = "TIMER_DEL_UNIQKEY";
     pub const CHECK_IMMUNITY_TIME_IN_SECONDS: &str = "CHECK_IMMUNITY_TIME_IN_SECONDS";
     pub const RECONSUME_TIME: &str = "RECONSUME_TIME";
     pub const RETRY_TOPIC: &str = "RETRY_TOPIC";

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# build.sh LANG OUTDIR   builds the driver of one official client (java go python node rust).
+# build.sh LANG OUTDIR   builds the driver of one official client (java go python node rust), or grpcurl.
 # The last line printed is the command that runs it. Exit 3: the toolchain is missing.
 # The build's own output goes to OUTDIR/build.log. Nothing is done when nothing changed.
 set -euo pipefail
 
 die() { echo "build.sh: $1" >&2; exit "${2:-1}"; }
-[ $# -eq 2 ] || die "usage: build.sh java|go|python|node|rust OUTDIR"
+[ $# -eq 2 ] || die "usage: build.sh java|go|python|node|rust|grpcurl OUTDIR"
 lang=$1
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 src=$here/$lang
@@ -20,7 +20,7 @@ need() {
 }
 case $lang in
   java) need java mvn; version() { java -version; mvn -v; } ;;
-  go) need go; version() { go version; } ;;
+  go | grpcurl) need go; version() { go version; } ;;
   python) need python3; version() { python3 -V; } ;;
   node) need node npm; version() { node -v; } ;;
   rust) need cargo rustc; version() { rustc -V; } ;;
@@ -66,6 +66,10 @@ build() {
       ;;
     go)
       GOFLAGS='' go build -mod=readonly -trimpath -o "$out/driver.new" .
+      mv "$out/driver.new" "$out/driver"
+      ;;
+    grpcurl)
+      GOFLAGS='' go build -mod=readonly -trimpath -o "$out/driver.new" github.com/fullstorydev/grpcurl/cmd/grpcurl
       mv "$out/driver.new" "$out/driver"
       ;;
     python)

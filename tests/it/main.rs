@@ -3,6 +3,8 @@
 mod benchmark;
 mod cli;
 mod clients;
+mod grpcurl;
 mod harness;
+mod ops;
 mod tidy;
 mod wire;

@@ -47,11 +47,26 @@ fn an_arrival_wakes_the_oldest_poll_of_each_group_and_no_other() {
     let (first, second) = (Parked::in_line(&line, Filter::All), Parked::in_line(&line, Filter::All));
     let other_group = Parked::in_line(&polls.line(&topic, &GroupName::parse("audit").expect("a name")), Filter::All);
     let other_topic = Parked::in_line(&polls.line(&TopicName::parse("t").expect("a name"), &group), Filter::All);
-    polls.arrived(&topic, 0);
+    polls.arrived(&topic, QueueId(0), 0);
     assert!(first.is_woken() && !second.is_woken() && other_group.is_woken() && !other_topic.is_woken());
-    polls.arrived(&topic, 0);
+    polls.arrived(&topic, QueueId(0), 0);
     assert!(!second.is_woken(), "the first is on its way and will see both");
     assert_eq!(first.wakes.0.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn an_arrival_wakes_every_pull_of_its_queue_that_may_want_it() {
+    let (topic, group) = names();
+    let polls = LongPoll::new(10, 10);
+    let line = polls.queue_line(&topic, QueueId(1));
+    let pulls = [Filter::All, tag("A"), Filter::All, tag("B")].map(|filter| Parked::in_line(&line, filter));
+    let other_queue = Parked::in_line(&polls.queue_line(&topic, QueueId(0)), Filter::All);
+    let poll = Parked::in_line(&polls.line(&topic, &group), Filter::All);
+    polls.arrived(&topic, QueueId(1), tags_code(Some("A")));
+    assert_eq!(pulls.each_ref().map(Parked::is_woken), [true, true, true, false]);
+    assert!(!other_queue.is_woken() && poll.is_woken());
+    polls.end();
+    assert!(pulls[3].is_woken() && other_queue.is_woken());
 }
 
 #[test]
@@ -59,10 +74,10 @@ fn a_poll_that_looks_again_is_woken_by_what_arrives_after_that() {
     let (topic, group) = names();
     let polls = LongPoll::new(10, 10);
     let parked = Parked::in_line(&polls.line(&topic, &group), Filter::All);
-    polls.arrived(&topic, 0);
+    polls.arrived(&topic, QueueId(0), 0);
     parked.seat.about_to_look();
     assert!(!parked.is_woken());
-    polls.arrived(&topic, 0);
+    polls.arrived(&topic, QueueId(0), 0);
     assert!(parked.is_woken());
 }
 
@@ -72,13 +87,28 @@ fn a_woken_poll_that_goes_away_passes_the_wake_up_on() {
     let polls = LongPoll::new(10, 10);
     let line = polls.line(&topic, &group);
     let (first, second) = (Parked::in_line(&line, Filter::All), Parked::in_line(&line, Filter::All));
-    polls.arrived(&topic, 0);
+    polls.arrived(&topic, QueueId(0), 0);
     drop(first);
     assert!(second.is_woken());
     second.seat.about_to_look();
+    second.seat.looked();
     let third = Parked::in_line(&line, Filter::All);
     drop(second);
     assert!(!third.is_woken(), "that wake-up was used");
+}
+
+#[test]
+fn a_poll_whose_look_failed_passes_the_wake_up_on() {
+    let (topic, group) = names();
+    let polls = LongPoll::new(10, 10);
+    let line = polls.line(&topic, &group);
+    let (first, second) = (Parked::in_line(&line, Filter::All), Parked::in_line(&line, Filter::All));
+    polls.arrived(&topic, QueueId(0), 0);
+    first.seat.about_to_look();
+    assert!(!second.is_woken());
+    // It could not read, or its client went away meanwhile.
+    drop(first);
+    assert!(second.is_woken());
 }
 
 #[test]
@@ -87,9 +117,9 @@ fn a_message_wakes_a_poll_that_wants_it_not_merely_the_oldest() {
     let polls = LongPoll::new(10, 10);
     let line = polls.line(&topic, &group);
     let (a, b) = (Parked::in_line(&line, tag("A")), Parked::in_line(&line, tag("B")));
-    polls.arrived(&topic, tags_code(Some("C")));
+    polls.arrived(&topic, QueueId(0), tags_code(Some("C")));
     assert!(!a.is_woken() && !b.is_woken());
-    polls.arrived(&topic, tags_code(Some("B")));
+    polls.arrived(&topic, QueueId(0), tags_code(Some("B")));
     assert!(!a.is_woken() && b.is_woken());
     let b2 = Parked::in_line(&line, tag("B"));
     drop(b);
@@ -177,7 +207,7 @@ fn no_wake_up_is_lost_under_contention() {
         }
         for n in 1..=MESSAGES {
             published.store(n, Ordering::Release);
-            polls.arrived(&topic, 0);
+            polls.arrived(&topic, QueueId(0), 0);
             if n % 64 == 0 {
                 // Only the polls can do this: the producer waits until its messages were seen.
                 while taken.load(Ordering::SeqCst) < n {

@@ -41,14 +41,14 @@ impl Gate {
         open.then(append)
     }
 
-    pub(super) fn close(&self) -> Closed<'_> {
+    pub(in crate::broker) fn close(&self) -> Closed<'_> {
         *self.open.write() = false;
         Closed { gate: self, stays: false }
     }
 }
 
 /// A closed gate. It opens again when this is dropped, unless the deletion has succeeded.
-pub(super) struct Closed<'a> {
+pub(in crate::broker) struct Closed<'a> {
     gate: &'a Gate,
     stays: bool,
 }

@@ -46,6 +46,14 @@ use super::{AdminError, Broker, OpenError};
 
 /// Where acknowledgements and attempts are recorded: the server's own topic, in the same log as the messages.
 pub(super) const SETTLE_TOPIC: &str = "rmq_sys_FERROMQ_SETTLE";
+pub(super) use crate::types::TIMER_TOPIC;
+/// Where half messages lie until they are committed or rolled back (Apache's `TopicValidator`).
+pub(super) const HALF_TOPIC: &str = "RMQ_SYS_TRANS_HALF_TOPIC";
+/// Where half messages end that nobody decided after all their checks (Apache's `TopicValidator`).
+pub(super) const UNDECIDED_TOPIC: &str = "TRANS_CHECK_MAX_TIME_TOPIC";
+
+/// The server's own topics: one queue each, in the table from the start and never in its file.
+const OWN_TOPICS: [&str; 4] = [SETTLE_TOPIC, TIMER_TOPIC, HALF_TOPIC, UNDECIDED_TOPIC];
 
 /// Queues of a topic at most; at least 1.
 pub const QUEUES_MAX: u32 = 1024;
@@ -137,7 +145,7 @@ impl Broker {
             if self.topic(topic.as_str()).is_none() {
                 self.keep_forgotten(self.inner.pop.forget_topic(&topic));
             }
-            if self.group(group.as_str()).is_none() {
+            if !group.is_system() && self.group(group.as_str()).is_none() {
                 self.keep_forgotten(self.inner.pop.forget_group(&group));
             }
         }

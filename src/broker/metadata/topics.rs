@@ -9,12 +9,12 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::{
     store::{AppendError, Purpose, Store, Ticket},
-    types::{GroupName, MessageType, NewMessage, QueueId, QueueOffset, TopicName},
+    types::{GroupName, MessageType, NewMessage, PhysicalOffset, QueueId, QueueOffset, TopicName},
 };
 
 use super::{
     super::{AdminError, Broker, OpenError},
-    QUEUES_MAX, SETTLE_TOPIC, Saver, Topic, TopicChange,
+    OWN_TOPICS, QUEUES_MAX, Saver, Topic, TopicChange,
     document::Document,
     gate::Lane,
     topics_file::{self, KIND, Kept, QueueStarts, Starts},
@@ -81,8 +81,10 @@ impl Topics {
             known.insert(name, Arc::new(entry));
         }
         let mut table: HashMap<_, _> = known.iter().map(|(name, entry)| (name.clone(), entry.clone())).collect();
-        let settle = Entry::new(settle_topic(), Kept::default(), None);
-        table.insert(settle.topic.name.clone(), Arc::new(settle));
+        for name in OWN_TOPICS {
+            let own = Entry::new(own_topic(name), Kept::default(), None);
+            table.insert(own.topic.name.clone(), Arc::new(own));
+        }
         let file = File { document, entries: known, starts };
         let topics = Self { table: RwLock::new(table), change: Mutex::new(file) };
         topics.settle_queues(store);
@@ -90,12 +92,14 @@ impl Topics {
     }
 
     /// Recovery may have brought back what was deleted: hides it below the start of the queues that live, and removes the
-    /// queues of topics that do not.
+    /// queues of topics that do not, as far as there are any.
     fn settle_queues(&self, store: &Store) {
         for (name, starts) in &self.change.lock().starts {
             if self.entry(name.as_str()).is_some() {
                 begin_queues(store, name, starts);
-            } else if let Err(error) = store.delete_topic(name) {
+            } else if store.has_messages(name)
+                && let Err(error) = store.delete_topic(name)
+            {
                 tracing::warn!(topic = %name, %error, "removing the queues of a deleted topic");
             }
         }
@@ -145,6 +149,10 @@ impl Entry {
         let json = topics_file::encode(&topic, &kept).to_string().into();
         Self { topic: Arc::new(topic), lane: Arc::default(), starts, kept, json }
     }
+    /// Where in the log its records begin: what lies before is of a deleted topic of this name.
+    pub(in crate::broker) fn began_at(&self) -> PhysicalOffset {
+        self.starts.as_ref().map_or(PhysicalOffset::ZERO, |starts| starts.deleted_at())
+    }
     /// The same topic with other settings.
     fn with(&self, topic: Topic) -> Self {
         Self { lane: self.lane.clone(), ..Self::new(topic, self.kept.clone(), self.starts.clone()) }
@@ -152,9 +160,9 @@ impl Entry {
 }
 
 /// Nobody reads or writes it by name.
-fn settle_topic() -> Topic {
+fn own_topic(name: &'static str) -> Topic {
     Topic {
-        name: TopicName::system(SETTLE_TOPIC),
+        name: TopicName::system(name),
         message_type: Some(MessageType::Normal),
         read_queues: 1,
         write_queues: 1,
@@ -356,8 +364,12 @@ impl Broker {
     fn starts_without(&self, entry: &Entry, starts: &Starts) -> Result<Starts, AdminError> {
         let (store, topic) = (&self.inner.store, &entry.topic);
         let end = store.end();
-        // Behind this every message that has an offset is in its queue.
-        store.committed_blocking(end).map_err(|e| AdminError::Metadata(e.to_string()))?;
+        // Behind this every message that has an offset is in its queue. Nor may the log end before it after a power cut: what
+        // is there then belongs to the topic of before.
+        store
+            .committed_blocking(end)
+            .and_then(|()| store.durable_blocking(end))
+            .map_err(|e| AdminError::Metadata(e.to_string()))?;
         let log_start = store.start();
         let mut starts = starts.clone();
         starts.retain(|_, starts| !starts.is_over(log_start));
@@ -371,7 +383,8 @@ impl Broker {
         let ends = (0..queues).map(QueueId).map(|queue| store.queue(&topic.name, queue).max().max(before(queue)));
         let ends = QueueStarts::new(end, ends);
         starts.remove(&topic.name);
-        if !ends.is_zero() {
+        // A message that waits for its time has no place in its topic yet, and must not get one in the next of that name.
+        if !ends.is_zero() || self.inner.timers.pending() > 0 {
             starts.insert(topic.name.clone(), Arc::new(ends));
         }
         Ok(starts)
@@ -385,6 +398,7 @@ impl Broker {
         if let Err(error) = self.inner.store.delete_topic(name) {
             tracing::warn!(topic = %name, %error, "removing the queues of a deleted topic");
         }
+        self.drop_transactions_of(name);
         self.keep_forgotten(self.inner.pop.forget_topic(name));
     }
 

@@ -124,6 +124,9 @@ impl QueueStarts {
     pub(super) fn new(deleted_at: PhysicalOffset, queues: impl IntoIterator<Item = QueueOffset>) -> Self {
         Self { deleted_at: deleted_at.get(), queues: queues.into_iter().map(QueueOffset::get).collect() }
     }
+    pub(super) fn deleted_at(&self) -> PhysicalOffset {
+        PhysicalOffset::new(self.deleted_at)
+    }
     /// True once no record of the deleted topic is left in a log that begins at `log_start`.
     pub(super) fn is_over(&self, log_start: PhysicalOffset) -> bool {
         self.deleted_at <= log_start.get()

@@ -24,8 +24,11 @@ use crate::types::{Deadline, QueueOffset};
 
 use super::ranges::Ranges;
 
+mod reset;
 #[cfg(test)]
 mod tests;
+
+pub use reset::Issue;
 
 /// What is so about a message that is neither done nor untouched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +119,8 @@ pub struct Book {
     retries: BTreeSet<(Deadline, QueueOffset)>,
     doomed: BTreeSet<(Deadline, QueueOffset)>,
     nonce: u32,
+    /// The last receipt that a reset made void, with all before it.
+    void: Issue,
 }
 
 impl Book {
@@ -131,6 +136,7 @@ impl Book {
             retries: BTreeSet::new(),
             doomed: BTreeSet::new(),
             nonce: 0,
+            void: Issue::default(),
         }
     }
 
@@ -156,8 +162,18 @@ impl Book {
         self.exceptions.iter().map(|(offset, exception)| (*offset, exception))
     }
 
+    pub fn exception(&self, offset: QueueOffset) -> Option<&Exception> {
+        self.exceptions.get(&offset)
+    }
+
     pub fn is_done(&self, offset: QueueOffset) -> bool {
         offset < self.commit || self.done.contains(offset)
+    }
+
+    /// The first offset at or behind this one that is not done.
+    pub fn undone_from(&self, offset: QueueOffset) -> QueueOffset {
+        let offset = offset.max(self.commit);
+        self.done.end_of(offset).unwrap_or(offset)
     }
 
     // Taking.
@@ -230,6 +246,10 @@ impl Book {
 
     fn fresh_nonce(&mut self) -> u32 {
         self.nonce = self.nonce.wrapping_add(1);
+        if self.nonce == 0 {
+            // All begin anew, and what was given out so long ago is void by its nonce alone.
+            self.void.nonce = 0;
+        }
         self.nonce
     }
 

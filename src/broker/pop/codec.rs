@@ -101,7 +101,7 @@ impl Reader<'_> {
         TopicName::parse_any(self.text()?).or(malformed("a topic name"))
     }
     pub fn group(&mut self) -> Result<GroupName> {
-        GroupName::parse(self.text()?).or(malformed("a group name"))
+        GroupName::parse_any(self.text()?).or(malformed("a group name"))
     }
     pub fn queue(&mut self) -> Result<QueueId> {
         let queue = self.small()?;

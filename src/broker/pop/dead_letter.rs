@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-use super::{AdminError, Broker, QueueBook, Receipt, SettleError, What};
+use super::{AdminError, Book, Broker, QueueBook, Receipt, SettleError, What};
 use crate::broker::long_poll::Cause;
 
 impl Broker {
@@ -24,25 +24,37 @@ impl Broker {
         group: &GroupName,
         receipt: &Receipt,
     ) -> Result<(), SettleError> {
-        let subscription = self.settled_subscription(topic, group)?;
+        let subscription = self.settled_subscription(topic, group, std::slice::from_ref(receipt))?;
         if !receipt.is_sealed_for(topic, group) {
             return Err(SettleError::Invalid);
         }
         let books = subscription.books();
         let book = Arc::clone(books.get(receipt.queue.0 as usize).ok_or(SettleError::Invalid)?);
-        let (broker, offset) = (self.clone(), receipt.offset);
+        let (broker, offset, issue) = (self.clone(), receipt.offset, receipt.issue());
         let at = PhysicalOffset::ZERO;
-        let moved = self.off_the_runtime(move || broker.dead_letter(&book, offset)).await;
+        let still = move |book: &Book| !book.is_void(issue);
+        let moved = self.off_the_runtime(move || broker.dead_letter(&book, offset, still)).await;
         let end = moved.map_err(|error| ReadError::Io { at, error: Arc::new(error) })??;
         Ok(self.inner.store.committed(end).await?)
     }
 
-    /// Copies and marks as done; the log's end that must be safe before anybody is told. Waits for the disk.
-    pub(super) fn dead_letter(&self, book: &QueueBook, offset: QueueOffset) -> Result<PhysicalOffset, SettleError> {
+    /// Copies and marks as done; the log's end that must be safe before anybody is told. Waits for the disk. `still` says
+    /// whether the message is to be moved when that is about to happen: its group may have been reset meanwhile.
+    pub(super) fn dead_letter(
+        &self,
+        book: &QueueBook,
+        offset: QueueOffset,
+        still: impl Fn(&Book) -> bool,
+    ) -> Result<PhysicalOffset, SettleError> {
         let inner = &self.inner;
-        if book.open().book.is_done(offset) {
+        let pages = book.open();
+        if !still(&pages.book) {
+            return Err(SettleError::Expired);
+        }
+        if pages.book.is_done(offset) {
             return Ok(inner.store.end());
         }
+        drop(pages);
         let owner = &book.owner;
         let entry = entry_at(book, offset)?.ok_or(SettleError::Invalid)?;
         let message = inner.store.message(entry.physical, entry.size)?;
@@ -58,12 +70,16 @@ impl Broker {
         if pages.forgotten {
             return Err(SettleError::GroupNotFound(owner.group.clone()));
         }
+        if !still(&pages.book) {
+            return Err(SettleError::Expired);
+        }
         if pages.book.is_done(offset) {
             return Ok(inner.store.end());
         }
         let end = self.append_copy(book, offset, &topic, &message)?;
         inner.pop.touch();
         pages.book.done(offset..offset.plus(1));
+        inner.pop.schedule.count(&mut pages);
         drop(pages);
         owner.line.wake(Cause::Any);
         Ok(end)
@@ -95,7 +111,7 @@ impl Broker {
         let done = What::Done(vec![(book.queue_id, vec![offset..offset.plus(1)])]);
         let unit = [copy, self.inner.pop.log.record(&book.owner, done)];
         // `None`: somebody deleted the dead-letter topic just now.
-        let ticket = self.append_to_topic(&topic, &unit, Purpose::Internal);
+        let ticket = self.append_to_topic(&topic, &unit, Purpose::Deferrable);
         Ok(ticket.ok_or(SettleError::TopicNotFound(topic))??.end)
     }
 }

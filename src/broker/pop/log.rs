@@ -51,7 +51,12 @@ impl SettleLog {
     }
 
     pub fn append_entry(&self, entry: &Entry) -> Result<PhysicalOffset, AppendError> {
-        Ok(self.store.append(&[self.message(entry)], Purpose::Internal)?.end)
+        // On a full disk a lease that nobody prolongs ends by itself; an acknowledgement that is refused is work done twice.
+        let purpose = match entry {
+            Entry::Record(Record { what: What::Retry(_), .. }) => Purpose::Deferrable,
+            _ => Purpose::Internal,
+        };
+        Ok(self.store.append(&[self.message(entry)], purpose)?.end)
     }
 
     /// The record as a message, for an append of which it is only a part.

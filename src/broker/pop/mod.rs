@@ -4,8 +4,10 @@
 //! - [`book`]: what is so about each message of a queue for a group; plain data.
 //! - [`subscription`]: the table of books and the order of locks; [`schedule`]: which book needs looking after when.
 //! - [`take`]: choose, book, read, or park until there is something ([`long_poll`](super::long_poll)).
+//! - [`reset`]: a group goes on from elsewhere.
 //! - [`settle`]: ack, change of the invisible time, renewal; [`dead_letter`]: the way out after the last attempt.
-//! - [`revive`]: leases that run out.
+//! - [`revive`]: leases that run out; [`bury`]: what had its attempts moves to the dead-letter topic.
+//! - [`own`]: what the broker itself consumes of its own topics.
 //! - [`settle_record`], [`log`](self::log): what is written of all this; [`snapshot`], [`restore`]: how it comes back.
 //!
 //! What is kept where: a delivery writes nothing. Done, failed and held deliveries are records in the log, under the same
@@ -16,11 +18,14 @@
 //! beside them, so that a stepped clock can shorten a wait across a restart but never make it longer.
 
 mod book;
+mod bury;
 mod codec;
 mod dead_letter;
 mod log;
+mod own;
 mod ranges;
 mod receipt;
+mod reset;
 mod restore;
 mod revive;
 mod schedule;
@@ -44,17 +49,25 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 pub use receipt::Receipt;
+pub use reset::{Moved, Position};
 
+pub(super) use self::own::{Tried, Undone};
+pub(super) use self::subscription::{QueueBook, TooManyBooks};
 use self::{
     book::Book,
+    bury::Burials,
     log::{Run, SettleLog},
     schedule::Schedule,
     settle_record::{Entry, What},
-    subscription::{Pages, QueueBook, Subscription, Subscriptions},
+    subscription::{Pages, Subscription, Subscriptions},
 };
+
 use super::{
-    AdminError, Broker, Config, Filter, OpenError, SettleError, TakeError, Topic,
+    AdminError, Broker, Config, Filter, OffsetError, OpenError, SettleError, TakeError, Topic,
+    delay::TIMER_GROUP,
     long_poll::{Line, LongPoll},
+    metadata::{HALF_TOPIC, TIMER_TOPIC},
+    transaction,
 };
 use crate::{
     store::Store,
@@ -102,6 +115,7 @@ pub(super) struct Pop {
     polls: Arc<LongPoll>,
     subscriptions: Subscriptions,
     schedule: Schedule,
+    burials: Burials,
     log: SettleLog,
     run: Run,
     cold_reads: Arc<Semaphore>,
@@ -120,8 +134,9 @@ impl Pop {
         let run = Run::begin(restored.next_run(clock.wall()), clock.as_ref());
         let pop = Self {
             polls,
-            subscriptions: Subscriptions::default(),
+            subscriptions: Subscriptions::new(config.books_max),
             schedule: Schedule::default(),
+            burials: Burials::default(),
             log,
             run,
             cold_reads: Arc::new(Semaphore::new(COLD_READS_MAX)),
@@ -130,6 +145,9 @@ impl Pop {
         };
         let must_be_saved = restored.lost_its_tail;
         restored.install(&pop, store);
+        // Before retention is told what may go: what waits is needed though nothing of it was ever done.
+        pop.own_book(store, TIMER_TOPIC, TIMER_GROUP);
+        pop.own_book(store, HALF_TOPIC, transaction::GROUP);
         if let Err(error) = pop.snapshot(store, clock.as_ref()) {
             if must_be_saved {
                 let why = format!("{error}; it names messages that the log has lost, so it must be rewritten first");
@@ -138,8 +156,12 @@ impl Pop {
             tracing::warn!(%error, "could not save consumption state; it is replayed from the log at the next start");
         }
         let listener = Arc::clone(&pop.polls);
-        store.on_arrival(Box::new(move |arrival| listener.arrived(arrival.topic, arrival.tags_code)));
+        store.on_arrival(Box::new(move |arrival| listener.arrived(arrival.topic, arrival.queue, arrival.tags_code)));
         Ok(pop)
+    }
+
+    pub(super) fn polls(&self) -> &Arc<LongPoll> {
+        &self.polls
     }
 
     fn touch(&self) {
@@ -157,18 +179,33 @@ impl Pop {
     /// that no poll begins anew meanwhile.
     pub(super) fn forget_topic(&self, topic: &TopicName) -> Result<(), AdminError> {
         // Before anybody can make a subscription anew: it would get a line that no arrival finds.
-        self.subscriptions.forget(Some(topic), None, || {
-            self.polls.forget_topic(topic);
-            self.record(&Entry::ForgetTopic(topic.clone()))
-        })
+        self.subscriptions.forget(
+            Some(topic),
+            None,
+            |pages| self.shut(pages),
+            || {
+                self.polls.forget_topic(topic);
+                self.record(&Entry::ForgetTopic(topic.clone()))
+            },
+        )
     }
 
     /// Forgets a group's progress on every topic, as [`Pop::forget_topic`].
     pub(super) fn forget_group(&self, group: &GroupName) -> Result<(), AdminError> {
-        self.subscriptions.forget(None, Some(group), || {
-            self.polls.forget_group(group);
-            self.record(&Entry::ForgetGroup(group.clone()))
-        })
+        self.subscriptions.forget(
+            None,
+            Some(group),
+            |pages| self.shut(pages),
+            || {
+                self.polls.forget_group(group);
+                self.record(&Entry::ForgetGroup(group.clone()))
+            },
+        )
+    }
+
+    fn shut(&self, pages: &mut Pages) {
+        pages.forgotten = true;
+        self.schedule.count(pages);
     }
 
     /// Every topic and group that there are books of, together.
@@ -188,7 +225,7 @@ impl Pop {
 
 impl Broker {
     /// The subscription of a group on a topic, made if need be.
-    fn subscription(&self, topic: &Topic, group: &GroupName) -> Arc<Subscription> {
+    fn subscription(&self, topic: &Topic, group: &GroupName) -> Result<Arc<Subscription>, TooManyBooks> {
         let pop = &self.inner.pop;
         let names = (&topic.name, group);
         let first = |queue| self.queue_start(&topic.name, queue);

@@ -9,7 +9,7 @@ use std::{fmt, str::FromStr};
 
 use crate::types::{GroupName, QueueId, QueueOffset, Timestamp, TopicName};
 
-use super::SettleError;
+use super::{SettleError, book::Issue};
 
 /// Of the text's layout.
 const VERSION: &str = "1";
@@ -52,6 +52,10 @@ impl Receipt {
     /// 1 for the first delivery of the message.
     pub fn attempt(&self) -> u32 {
         self.attempt
+    }
+
+    pub(super) fn issue(&self) -> Issue {
+        Issue { run: self.run, nonce: self.nonce }
     }
 
     pub(super) fn seal(topic: &TopicName, group: &GroupName, terms: Terms) -> Self {

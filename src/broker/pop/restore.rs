@@ -13,7 +13,7 @@ use crate::{
 
 use super::{
     Book, Broker, OpenError, Pop,
-    settle_record::{Entry, Record, Retry, What},
+    settle_record::{Entry, Record, Reset, Retry, What},
     snapshot::{self, Snapshot},
 };
 
@@ -70,7 +70,7 @@ impl Restored {
         for subscription in snapshot.subscriptions {
             let mut books = Books::new();
             for state in subscription.books {
-                let mut book = Book::starting_at(state.commit);
+                let mut book = Book::starting_at(state.commit).with_void(state.void);
                 state.done.into_iter().for_each(|range| book.done(range));
                 state.retries.iter().for_each(|retry| self.apply_retry(&mut book, retry));
                 books.insert(state.queue, book);
@@ -139,6 +139,11 @@ impl Restored {
                     books.entry(queue).or_insert_with(|| Book::starting_at(at));
                 }
             }
+            What::Reset(resets) => {
+                for Reset { queue, to, void } in resets {
+                    known_or_new(books, queue).reset(to, void);
+                }
+            }
         }
     }
 
@@ -170,6 +175,9 @@ impl Broker {
     pub(in crate::broker) fn limit_restored(&self) {
         let now = self.inner.clock.now();
         for subscription in self.inner.pop.subscriptions.list(None) {
+            if subscription.owner.group.is_system() {
+                continue;
+            }
             let max_attempts = self.max_attempts(&subscription.owner.group);
             for book in subscription.books().iter() {
                 let mut pages = book.open();

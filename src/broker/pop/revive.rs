@@ -1,36 +1,29 @@
-//! What happens by itself: leases run out, retries fall due, last attempts end in the dead-letter topic.
+//! What happens by itself: leases run out, retries fall due, last attempts end on the way to the dead-letter topic.
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{
-    store::{AppendError, ReadError},
-    types::{Deadline, QueueOffset},
-};
+use crate::types::Deadline;
 
-use super::{Broker, Pages, QueueBook, SettleError, What, book::Failed, schedule::Schedule, settle_record::Retry};
+use super::{
+    Broker, Pages, QueueBook, What,
+    book::Failed,
+    bury::{DOOM_AGAIN_AFTER, Doomed},
+    schedule::Schedule,
+    settle_record::Retry,
+};
 use crate::broker::long_poll::Cause;
 
 /// Books that are looked after before other tasks of the thread get a turn.
 const BOOKS_PER_TURN: usize = 64;
 /// Leases that are ended under one lock of a book, and so in one record.
 const EXPIRED_PER_TURN: usize = 512;
-/// Messages that are dead-lettered in one go.
+/// Messages of a book that are handed over to be dead-lettered under one lock.
 const DOOMED_PER_TURN: usize = 32;
-/// How long a message waits when it could not be dead-lettered.
-const DOOM_AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// The same when trying again soon cannot help.
-const DOOM_AGAIN_LATER: Duration = Duration::from_secs(60);
-
-/// Messages of one book that go to the dead-letter topic.
-struct Doomed {
-    book: Arc<QueueBook>,
-    messages: Vec<(QueueOffset, u32)>,
-}
 
 impl Broker {
-    /// Ends leases that have run out, dead-letters what has had its last attempt, wakes polls that can now be served, and
-    /// says when to come again. The server calls it in a loop, always to its end; tests call it after moving the clock.
-    pub async fn revive(&self) -> Option<Deadline> {
+    /// Ends leases that have run out, hands what has had its last attempt to [`bury`](Broker::bury), wakes polls that can
+    /// now be served, and says when to come again. The server calls it in a loop, always to its end.
+    pub async fn end_leases(&self) -> Option<Deadline> {
         let schedule = &self.inner.pop.schedule;
         loop {
             let now = self.inner.clock.now();
@@ -38,45 +31,61 @@ impl Broker {
             if due.is_empty() {
                 return schedule.promise();
             }
-            let doomed: Vec<_> = due.iter().filter_map(|(at, book)| self.revive_book(book, *at, now)).collect();
-            if !doomed.is_empty() {
-                let broker = self.clone();
-                let bury = move || doomed.iter().for_each(|doomed| broker.bury(doomed));
-                if let Err(error) = self.off_the_runtime(bury).await {
-                    tracing::error!(%error, "dead-lettering ended early; it goes on at the next start");
-                }
-            }
+            due.iter().for_each(|(at, book)| self.revive_book(book, *at, now));
             tokio::task::yield_now().await;
         }
     }
 
-    /// Returns when `revive` should be called earlier than it said.
+    /// Both of the server's loops, until nothing is due: for tests, after moving the clock.
+    #[cfg(test)]
+    pub async fn revive(&self) -> Option<Deadline> {
+        loop {
+            let next = self.end_leases().await;
+            if self.inner.pop.burials.room() == super::bury::WAITING_MAX {
+                return next;
+            }
+            self.bury().await;
+        }
+    }
+
+    /// Returns when [`end_leases`](Broker::end_leases) should be called earlier than it said.
     pub async fn revive_sooner(&self) {
         self.inner.pop.schedule.sooner().await;
     }
 
-    /// Does what is due in one book, and says what must go to the dead-letter topic.
-    fn revive_book(&self, book: &Arc<QueueBook>, at: Deadline, now: Deadline) -> Option<Doomed> {
+    /// Does what is due in one book.
+    fn revive_book(&self, book: &Arc<QueueBook>, at: Deadline, now: Deadline) {
         let (pop, owner) = (&self.inner.pop, &book.owner);
         let max_attempts = self.max_attempts(&owner.group);
         let mut pages = book.open();
         Schedule::taken(&mut pages, at);
         if pages.forgotten {
-            return None;
+            return;
         }
         let failed = pages.book.expire(now, max_attempts, EXPIRED_PER_TURN);
         if !failed.is_empty() {
             pop.touch();
             self.record_failed(book, &failed);
         }
-        let messages = pages.book.doomed(now, max_attempts, DOOMED_PER_TURN);
+        self.doom(book, &mut pages, now, max_attempts);
         let ready = pages.book.ready(now).is_some();
         pop.schedule.bring_forward(book, &mut pages, now);
         drop(pages);
         if ready {
             owner.line.wake(Cause::Any);
         }
-        (!messages.is_empty()).then(|| Doomed { book: Arc::clone(book), messages })
+    }
+
+    /// Hands over what is to be dead-lettered now, as far as there is room.
+    fn doom(&self, book: &Arc<QueueBook>, pages: &mut Pages, now: Deadline, max_attempts: u32) {
+        let burials = &self.inner.pop.burials;
+        let doomed = pages.book.doomed(now, max_attempts, DOOMED_PER_TURN);
+        let offsets: Vec<_> = doomed.into_iter().map(|(offset, _)| offset).collect();
+        if burials.room() < offsets.len() {
+            offsets.into_iter().for_each(|offset| self.doom_again(book, pages, offset, DOOM_AGAIN_AFTER));
+        } else if !offsets.is_empty() {
+            burials.add(Doomed { book: Arc::clone(book), offsets });
+        }
     }
 
     /// One record for all of them. The book has moved on already: when the log takes nothing, consumers still get their
@@ -99,48 +108,5 @@ impl Broker {
             let (topic, group) = (&book.owner.topic, &book.owner.group);
             tracing::warn!(%topic, %group, queue = %book.queue_id, count, %error, "could not record failed deliveries");
         }
-    }
-
-    /// Moves messages to the dead-letter topic. Waits for the disk.
-    fn bury(&self, doomed: &Doomed) {
-        let book = &doomed.book;
-        let (topic, group, queue) = (&book.owner.topic, &book.owner.group, book.queue_id);
-        // A full disk fails all of them alike: said once for each book and go.
-        let mut later: Option<SettleError> = None;
-        for (offset, _) in &doomed.messages {
-            let Err(error) = self.dead_letter(book, *offset) else { continue };
-            let mut pages = book.open();
-            match after_failure(&error) {
-                Some(wait) => {
-                    self.doom_again(book, &mut pages, *offset, wait);
-                    later.get_or_insert(error);
-                }
-                None => {
-                    tracing::error!(%topic, %group, %queue, %offset, %error, "a message that had its attempts cannot be read");
-                    pages.book.done(*offset..offset.plus(1));
-                    self.inner.pop.touch();
-                }
-            }
-        }
-        if let Some(error) = later {
-            tracing::warn!(%topic, %group, %queue, %error, "could not dead-letter messages, trying again");
-        }
-    }
-
-    fn doom_again(&self, book: &Arc<QueueBook>, pages: &mut Pages, offset: QueueOffset, wait: Duration) {
-        let now = self.inner.clock.now();
-        pages.book.doom_again(offset, now.plus(wait));
-        self.inner.pop.schedule.bring_forward(book, pages, now);
-    }
-}
-
-/// When to try again; `None` when there is nothing to copy.
-fn after_failure(error: &SettleError) -> Option<Duration> {
-    match error {
-        SettleError::Invalid | SettleError::Read(ReadError::Gone(_) | ReadError::Corrupt { .. }) => None,
-        SettleError::Append(AppendError::TooLarge { .. } | AppendError::PropertiesTooLarge { .. }) => {
-            Some(DOOM_AGAIN_LATER)
-        }
-        _ => Some(DOOM_AGAIN_AFTER),
     }
 }

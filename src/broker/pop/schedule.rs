@@ -3,7 +3,13 @@
 //! Each book stands here at most once, never later than its next event: taking and settling only bring it forward, and
 //! when its time comes `revive` finds out what really is due. So the usual take and ack do not touch this lock at all.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -16,6 +22,8 @@ use super::{Pages, QueueBook};
 pub struct Schedule {
     queue: Mutex<Queue>,
     sooner: Notify,
+    /// Messages of all books that are in flight or wait for an attempt.
+    held: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -27,8 +35,26 @@ struct Queue {
 }
 
 impl Schedule {
-    /// Brings a book forward if something happens in it earlier than it stands here. The caller has its lock.
+    /// Messages of all books that are in flight or wait for an attempt.
+    pub fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of how many of them a book has, after a change. The caller has its lock.
+    pub fn count(&self, pages: &mut Pages) {
+        let now = if pages.forgotten { 0 } else { pages.book.in_flight() + pages.book.waiting() };
+        let before = std::mem::replace(&mut pages.counted, now);
+        if now > before {
+            self.held.fetch_add(now - before, Ordering::Relaxed);
+        } else if now < before {
+            self.held.fetch_sub(before - now, Ordering::Relaxed);
+        }
+    }
+
+    /// [`Schedule::count`], and brings a book forward if something happens in it earlier than it stands here. The caller
+    /// has its lock.
     pub fn bring_forward(&self, book: &Arc<QueueBook>, pages: &mut Pages, now: Deadline) {
+        self.count(pages);
         let Some(event) = pages.book.next_event(now) else { return };
         if pages.forgotten || pages.scheduled.is_some_and(|at| at <= event) {
             return;

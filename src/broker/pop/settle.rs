@@ -18,18 +18,18 @@ use super::{
 use crate::broker::long_poll::Cause;
 
 /// The books of the queues that a call speaks of, locked in order of queue.
-struct Opened<'a>(Vec<(&'a Arc<QueueBook>, MutexGuard<'a, Pages>)>);
+pub(super) struct Opened<'a>(Vec<(&'a Arc<QueueBook>, MutexGuard<'a, Pages>)>);
 
 impl<'a> Opened<'a> {
     /// Opens the books of these queues; receipts of queues that do not exist find no book.
-    fn open(books: &'a [Arc<QueueBook>], mut queues: Vec<QueueId>) -> Self {
+    pub fn open(books: &'a [Arc<QueueBook>], mut queues: Vec<QueueId>) -> Self {
         queues.sort_unstable();
         queues.dedup();
         let known = queues.iter().filter_map(|queue| books.get(queue.0 as usize));
         Self(known.map(|book| (book, book.open())).collect())
     }
 
-    fn find(&mut self, queue: QueueId) -> Option<&mut (&'a Arc<QueueBook>, MutexGuard<'a, Pages>)> {
+    pub fn find(&mut self, queue: QueueId) -> Option<&mut (&'a Arc<QueueBook>, MutexGuard<'a, Pages>)> {
         self.0.iter_mut().find(|(book, _)| book.queue_id == queue)
     }
 }
@@ -43,7 +43,11 @@ impl Broker {
         group: &GroupName,
         receipts: &[Receipt],
     ) -> Result<Vec<Result<(), SettleError>>, SettleError> {
-        let subscription = self.settled_subscription(topic, group)?;
+        let subscription = match self.settled_subscription(topic, group, receipts) {
+            // As with any receipt that is none: each has its own result.
+            Err(SettleError::Invalid) => return Ok(receipts.iter().map(|_| Err(SettleError::Invalid)).collect()),
+            other => other?,
+        };
         let (results, end) = self.ack_unsynced(&subscription, receipts)?;
         if let Some(end) = end {
             self.inner.store.committed(end).await?;
@@ -86,6 +90,7 @@ impl Broker {
                 if let Some((_, pages)) = opened.find(queue) {
                     was_full |= self.has_no_room(pages);
                     ranges.into_iter().for_each(|range| pages.book.done(range));
+                    pop.schedule.count(pages);
                 }
             }
             drop(opened);
@@ -108,7 +113,7 @@ impl Broker {
         receipt: &Receipt,
         invisible: Duration,
     ) -> Result<Receipt, SettleError> {
-        let subscription = self.settled_subscription(topic, group)?;
+        let subscription = self.settled_subscription(topic, group, std::slice::from_ref(receipt))?;
         let (renewed, end) = self.change_unsynced(&subscription, receipt, invisible)?;
         self.inner.store.committed(end).await?;
         Ok(renewed)
@@ -161,7 +166,7 @@ impl Broker {
         receipt: &Receipt,
         invisible: Duration,
     ) -> Result<(), SettleError> {
-        let subscription = self.settled_subscription(topic, group)?;
+        let subscription = self.settled_subscription(topic, group, std::slice::from_ref(receipt))?;
         let books = subscription.books();
         let book = books.get(receipt.queue.0 as usize).ok_or(SettleError::Invalid)?;
         let mut pages = book.open();
@@ -175,18 +180,24 @@ impl Broker {
         Ok(())
     }
 
-    /// The subscription that a receipt speaks of. After a crash it may have to be made: the receipt outlives what was
-    /// only in memory.
+    /// The subscription that receipts speak of. After a crash it may have to be made: a receipt outlives what was only in
+    /// memory. That is done for receipts that we made in an earlier run, and no others: this run's have their books.
     pub(super) fn settled_subscription(
         &self,
         topic: &TopicName,
         group: &GroupName,
+        receipts: &[Receipt],
     ) -> Result<Arc<Subscription>, SettleError> {
         let found = self.topic(topic.as_str()).ok_or_else(|| SettleError::TopicNotFound(topic.clone()))?;
         if self.group(group.as_str()).is_none() {
             return Err(SettleError::GroupNotFound(group.clone()));
         }
-        Ok(self.subscription(&found, group))
+        let pop = &self.inner.pop;
+        let earlier = |receipt: &Receipt| receipt.run != pop.run.id && receipt.is_sealed_for(topic, group);
+        if receipts.iter().any(earlier) {
+            return Ok(self.subscription(&found, group)?);
+        }
+        pop.subscriptions.get(topic, group).ok_or(SettleError::Invalid)
     }
 
     /// `Live`, or `Done` when the receipt may still hear that it is; every other verdict is the refusal to answer.
@@ -200,6 +211,9 @@ impl Broker {
         let owner = &subscription.owner;
         if pages.forgotten || !receipt.is_sealed_for(&owner.topic, &owner.group) {
             return Err(SettleError::Invalid);
+        }
+        if pages.book.is_void(receipt.issue()) {
+            return Err(SettleError::Expired);
         }
         let now = self.inner.clock.now();
         match pages.book.judge(self.claim(book, receipt, now), now) {
@@ -237,7 +251,7 @@ impl Broker {
 }
 
 /// Groups offsets by queue, each once, as ascending ranges that do not touch.
-fn ranges_by_queue(mut done: Vec<(QueueId, QueueOffset)>) -> Vec<(QueueId, Vec<Range<QueueOffset>>)> {
+pub(super) fn ranges_by_queue(mut done: Vec<(QueueId, QueueOffset)>) -> Vec<(QueueId, Vec<Range<QueueOffset>>)> {
     done.sort_unstable();
     done.dedup();
     let mut queues: Vec<(QueueId, Vec<Range<QueueOffset>>)> = Vec::new();

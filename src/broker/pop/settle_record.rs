@@ -10,10 +10,11 @@
 //! | 3 start | topic, group, count, for each: queue, offset |
 //! | 4 forget topic | topic |
 //! | 5 forget group | group |
+//! | 6 reset | topic, group, count, for each: queue, offset, run and nonce of the last receipt that is void |
 //!
 //! Replaying a record twice, or replaying it onto a book that already knows it and later ones, and then the later ones
 //! again, gives the same book: done is final, the last retry of an offset wins, a start counts only for a book that is
-//! not there.
+//! not there, and a reset leaves nothing of what was before it.
 
 use std::{ops::Range, time::Duration};
 
@@ -21,7 +22,10 @@ use bytes::Bytes;
 
 use crate::types::{GroupName, QueueId, QueueOffset, Timestamp, TopicName};
 
-use super::codec::{Malformed, Reader, Result, Writer};
+use super::{
+    book::Issue,
+    codec::{Malformed, Reader, Result, Writer},
+};
 
 /// Of the body's layout.
 const VERSION: u8 = 1;
@@ -43,6 +47,17 @@ pub enum What {
     Retry(Vec<Retry>),
     /// Where a new group begins.
     Start(Vec<(QueueId, QueueOffset)>),
+    /// The group goes on from elsewhere.
+    Reset(Vec<Reset>),
+}
+
+/// Where a group goes on in a queue; nothing from before it counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reset {
+    pub queue: QueueId,
+    pub to: QueueOffset,
+    /// The last receipt that is void.
+    pub void: Issue,
 }
 
 /// When a message comes again.
@@ -110,6 +125,7 @@ impl Record {
             What::Done(_) => 1,
             What::Retry(_) => 2,
             What::Start(_) => 3,
+            What::Reset(_) => 6,
         });
         w.text(self.topic.as_str());
         w.text(self.group.as_str());
@@ -138,6 +154,15 @@ impl Record {
                     w.number(offset.get());
                 }
             }
+            What::Reset(resets) => {
+                w.number(resets.len() as u64);
+                for reset in resets {
+                    w.number(u64::from(reset.queue.0));
+                    w.number(reset.to.get());
+                    w.number(reset.void.run);
+                    w.number(u64::from(reset.void.nonce));
+                }
+            }
         }
     }
 }
@@ -149,8 +174,16 @@ impl What {
             1 => Self::Done((0..count).map(|_| Ok((r.queue()?, r.ranges()?))).collect::<Result<_>>()?),
             2 => Self::Retry((0..count).map(|_| Retry::decode(r)).collect::<Result<_>>()?),
             3 => Self::Start((0..count).map(|_| Ok((r.queue()?, r.offset()?))).collect::<Result<_>>()?),
+            6 => Self::Reset((0..count).map(|_| Reset::decode(r)).collect::<Result<_>>()?),
             _ => return Err(Malformed { what: "the kind of a settle record" }),
         })
+    }
+}
+
+impl Reset {
+    fn decode(r: &mut Reader<'_>) -> Result<Self> {
+        let (queue, to) = (r.queue()?, r.offset()?);
+        Ok(Self { queue, to, void: Issue { run: r.number()?, nonce: r.small()? } })
     }
 }
 
@@ -201,6 +234,10 @@ mod tests {
             vec(((0..QUEUES_MAX).prop_map(QueueId), ranges()), 1..5).prop_map(What::Done),
             vec(retry, 1..5).prop_map(What::Retry),
             vec(place(), 1..5).prop_map(What::Start),
+            vec((place(), any::<u64>(), any::<u32>()), 1..5).prop_map(|resets| {
+                let reset = |((queue, to), run, nonce)| Reset { queue, to, void: Issue { run, nonce } };
+                What::Reset(resets.into_iter().map(reset).collect())
+            }),
         ]
     }
 

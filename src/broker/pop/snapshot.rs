@@ -8,7 +8,8 @@
 //! Layout, numbers and texts as [`codec`](super::codec) spells them: `FMQPOP` and a version byte; run; settled; held from
 //! (physical offset); count of subscriptions, for each: topic, group, count of books, for each: queue, commit offset, done
 //! ranges (count, then distance and length each), count of retries, for each: offset, next attempt, visible at (wall
-//! clock, ms), delay (ms); at the end the CRC-32 of all that, 4 bytes, little-endian.
+//! clock, ms), delay (ms), and then, since version 2, run and nonce of the last receipt that a reset made void; at the end
+//! the CRC-32 of all that, 4 bytes, little-endian.
 
 use std::{io, ops::Range, sync::atomic::Ordering, time::Duration};
 
@@ -20,7 +21,7 @@ use crate::{
 
 use super::{
     Book, Broker, Pop, Subscription,
-    book::Exception,
+    book::{Exception, Issue},
     codec::{Malformed, Reader, Result, Writer},
     settle_record::Retry,
 };
@@ -29,13 +30,17 @@ use super::{
 pub const FILE: &str = "ferromqPop.snapshot";
 const MAGIC: &[u8; 6] = b"FMQPOP";
 /// Of the file's layout.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const CRC_LEN: usize = 4;
 /// Bytes up to which a snapshot is written whenever something changed.
 const SMALL: usize = 1 << 20;
 /// A larger one is written once so many of its bytes come to one record that a start would have to replay: both cost
 /// about the same then. So a start replays at most a 64th of the snapshot's bytes in records, or one interval's.
 const BYTES_PER_RECORD: u64 = 64;
+/// It is also written once the log has grown by so many times its size, or it is so old: retention deletes nothing that
+/// came after it.
+const LOG_BYTES_PER_BYTE: u64 = 16;
+const AGE_MAX: Duration = Duration::from_secs(600);
 
 /// What the file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,6 +67,7 @@ pub struct BookState {
     pub commit: QueueOffset,
     pub done: Vec<Range<QueueOffset>>,
     pub retries: Vec<Retry>,
+    pub void: Issue,
 }
 
 /// What the last snapshot of this run said.
@@ -70,6 +76,9 @@ pub struct Last {
     settled: QueueOffset,
     /// Its size.
     pub bytes: usize,
+    /// The log's end then, and when that was.
+    end: PhysicalOffset,
+    at: Deadline,
     /// How often one was written.
     count: u64,
 }
@@ -102,7 +111,8 @@ impl Snapshot {
         }
         let Some(content) = content.strip_prefix(MAGIC) else { return Err(Malformed { what: "the beginning" }) };
         let mut r = Reader(content);
-        if r.byte()? != VERSION {
+        let version = r.byte()?;
+        if !(1..=VERSION).contains(&version) {
             return Err(Malformed { what: "the version" });
         }
         let (run, settled) = (r.number()?, r.offset()?);
@@ -110,7 +120,7 @@ impl Snapshot {
         let mut subscriptions = Vec::new();
         for _ in 0..r.count()? {
             let (topic, group) = (r.topic()?, r.group()?);
-            let books = (0..r.count()?).map(|_| BookState::decode(&mut r)).collect::<Result<_>>()?;
+            let books = (0..r.count()?).map(|_| BookState::decode(&mut r, version)).collect::<Result<_>>()?;
             subscriptions.push(SubscriptionState { topic, group, books });
         }
         r.finish()?;
@@ -119,8 +129,12 @@ impl Snapshot {
 }
 
 impl Last {
-    fn is_due(&self, settled: QueueOffset) -> bool {
-        self.bytes <= SMALL || self.settled.until(settled) >= self.bytes as u64 / BYTES_PER_RECORD
+    fn is_due(&self, settled: QueueOffset, end: PhysicalOffset, now: Deadline) -> bool {
+        let bytes = self.bytes as u64;
+        self.bytes <= SMALL
+            || self.settled.until(settled) >= bytes / BYTES_PER_RECORD
+            || self.end.until(end) >= bytes.saturating_mul(LOG_BYTES_PER_BYTE)
+            || now >= self.at.plus(AGE_MAX)
     }
 }
 
@@ -140,7 +154,7 @@ impl BookState {
             (attempt > 1).then(|| Retry { queue, offset, attempt, visible_at: wall.plus(delay).plus(spare), delay })
         });
         let retries = retries.collect();
-        Self { queue, commit: book.commit(), done: book.done_ranges().collect(), retries }
+        Self { queue, commit: book.commit(), done: book.done_ranges().collect(), retries, void: book.void() }
     }
 
     fn encode(&self, w: &mut Writer) {
@@ -154,9 +168,11 @@ impl BookState {
             w.number(u64::try_from(retry.visible_at.as_millis()).unwrap_or(0));
             w.number(u64::try_from(retry.delay.as_millis()).unwrap_or(u64::MAX));
         }
+        w.number(self.void.run);
+        w.number(u64::from(self.void.nonce));
     }
 
-    fn decode(r: &mut Reader<'_>) -> Result<Self> {
+    fn decode(r: &mut Reader<'_>, version: u8) -> Result<Self> {
         let (queue, commit, done) = (r.queue()?, r.offset()?, r.ranges()?);
         let count = r.count()?;
         let mut retries = Vec::with_capacity(count);
@@ -165,7 +181,8 @@ impl BookState {
             let visible_at = Timestamp::from_millis(i64::try_from(at).map_err(|_| Malformed { what: "a time" })?);
             retries.push(Retry { queue, offset, attempt, visible_at, delay: Duration::from_millis(r.number()?) });
         }
-        Ok(Self { queue, commit, done, retries })
+        let void = if version < 2 { Issue::default() } else { Issue { run: r.number()?, nonce: r.small()? } };
+        Ok(Self { queue, commit, done, retries, void })
     }
 }
 
@@ -174,20 +191,23 @@ impl Pop {
     pub(super) fn snapshot(&self, store: &Store, clock: &dyn Clock) -> io::Result<()> {
         let mut last = self.snapshots.lock();
         // Read before the records are counted: what is not counted lies behind it.
-        let held_from = store.watermarks().dispatched;
+        let end = store.watermarks().dispatched;
+        let held_from = end.min(self.own_needs());
         let settled = self.log.queue.max();
-        if !last.is_due(settled) {
-            return Ok(());
+        // The last one of this run has every record that there is.
+        if last.count > 0 && settled == last.settled {
+            store.hold_from(held_from);
         }
-        if !self.changed.swap(false, Ordering::AcqRel) {
-            if settled == last.settled {
-                store.hold_from(held_from);
-            }
+        let now = clock.now();
+        if !last.is_due(settled, end, now) || !self.changed.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
         let written = self.write(store, clock, settled, held_from, &mut last);
         match &written {
-            Ok(()) => store.hold_from(held_from),
+            Ok(()) => {
+                (last.end, last.at) = (end, now);
+                store.hold_from(held_from);
+            }
             Err(_) => self.changed.store(true, Ordering::Release),
         }
         written

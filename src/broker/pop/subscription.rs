@@ -52,6 +52,8 @@ pub struct Pages {
     pub book: Book,
     /// Where the book stands in the schedule.
     pub scheduled: Option<Deadline>,
+    /// Its messages that count among those of all books.
+    pub counted: usize,
     /// The topic or group was deleted: nothing may be recorded any more.
     pub forgotten: bool,
 }
@@ -75,10 +77,19 @@ impl Subscription {
 }
 
 /// All subscriptions.
-#[derive(Default)]
 pub struct Subscriptions {
     table: RwLock<HashMap<TopicName, HashMap<GroupName, Arc<Subscription>>>>,
     ids: AtomicU64,
+    /// Books in the table; changed under its lock.
+    books: AtomicUsize,
+    books_max: usize,
+}
+
+/// No book was made: the server has `popBooksMax` of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooManyBooks {
+    pub books: usize,
+    pub max: usize,
 }
 
 /// Where a group begins on a queue that it has no book of, and whether that must be written down: a choice that passes
@@ -98,12 +109,17 @@ fn start(topic: &TopicName, queue: &Queue, first: QueueOffset, new_group: bool) 
 }
 
 impl Subscriptions {
+    pub fn new(books_max: usize) -> Self {
+        Self { table: RwLock::default(), ids: AtomicU64::new(0), books: AtomicUsize::new(0), books_max }
+    }
+
     pub fn get(&self, topic: &TopicName, group: &GroupName) -> Option<Arc<Subscription>> {
         self.table.read().get(topic)?.get(group).cloned()
     }
 
     /// The subscription with at least `queues` books. What is new about it begins as [`start`] says; `record` is handed
     /// what of that must be written down, before anybody else can see it. `first` says where a queue of the topic begins.
+    /// Books of the server's own groups are always made, and do not count.
     pub fn get_or_make(
         &self,
         store: &Store,
@@ -112,15 +128,23 @@ impl Subscriptions {
         queues: u32,
         first: impl Fn(QueueId) -> QueueOffset,
         record: impl FnOnce(What),
-    ) -> Arc<Subscription> {
+    ) -> Result<Arc<Subscription>, TooManyBooks> {
         if let Some(known) = self.get(topic, group)
             && known.books.read().len() >= queues as usize
         {
-            return known;
+            return Ok(known);
         }
         let mut table = self.table.write();
         let known = table.get(topic).and_then(|groups| groups.get(group));
         let new_group = known.is_none();
+        if !group.is_system() {
+            let new = (queues as usize).saturating_sub(known.map_or(0, |known| known.books.read().len()));
+            let (books, max) = (self.books.load(Ordering::Relaxed), self.books_max);
+            if new > max.saturating_sub(books) {
+                return Err(TooManyBooks { books, max });
+            }
+            self.books.store(books + new, Ordering::Relaxed);
+        }
         let subscription = known.cloned().unwrap_or_else(|| self.empty(polls, topic, group));
         let mut books = subscription.books().to_vec();
         let mut starts = Vec::new();
@@ -137,7 +161,7 @@ impl Subscriptions {
         }
         *subscription.books.write() = books.into();
         table.entry(topic.clone()).or_default().insert(group.clone(), Arc::clone(&subscription));
-        subscription
+        Ok(subscription)
     }
 
     /// Puts back what was restored; queues without a book begin at their first message.
@@ -162,6 +186,9 @@ impl Subscriptions {
             self.book(&subscription.owner, queue, id, book)
         };
         let books: Vec<_> = restored.into_iter().enumerate().map(place).collect();
+        if !group.is_system() {
+            self.books.fetch_add(books.len(), Ordering::Relaxed);
+        }
         *subscription.books.write() = books.into();
         self.table.write().entry(topic.clone()).or_default().insert(group.clone(), subscription);
     }
@@ -174,7 +201,7 @@ impl Subscriptions {
 
     fn book(&self, owner: &Arc<Owner>, queue: Queue, queue_id: QueueId, book: Book) -> Arc<QueueBook> {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
-        let pages = Mutex::new(Pages { book, scheduled: None, forgotten: false });
+        let pages = Mutex::new(Pages { book, scheduled: None, counted: 0, forgotten: false });
         Arc::new(QueueBook { id, queue, queue_id, owner: Arc::clone(owner), pages })
     }
 
@@ -187,9 +214,15 @@ impl Subscriptions {
         }
     }
 
-    /// Takes the subscriptions of a topic or of a group out of the table, shuts their books so that nothing more is
-    /// recorded about them, and then has `record` write that down, before new ones can be made.
-    pub fn forget<R>(&self, topic: Option<&TopicName>, group: Option<&GroupName>, record: impl FnOnce() -> R) -> R {
+    /// Takes the subscriptions of a topic or of a group out of the table, has `shut` close their books so that nothing
+    /// more is recorded about them, and then `record` write that down, before new ones can be made.
+    pub fn forget<R>(
+        &self,
+        topic: Option<&TopicName>,
+        group: Option<&GroupName>,
+        shut: impl Fn(&mut Pages),
+        record: impl FnOnce() -> R,
+    ) -> R {
         let mut table = self.table.write();
         let mut gone = Vec::new();
         table.retain(|t, groups| {
@@ -206,7 +239,8 @@ impl Subscriptions {
             !groups.is_empty()
         });
         for book in gone.iter().flat_map(|subscription| subscription.books().to_vec()) {
-            book.open().forgotten = true;
+            shut(&mut book.open());
+            self.books.fetch_sub(1, Ordering::Relaxed);
         }
         record()
     }

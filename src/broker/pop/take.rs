@@ -4,12 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     store::{Entry, ReadError},
-    types::{Deadline, PhysicalOffset, QueueOffset, StoredMessage},
+    types::{Deadline, GroupName, PhysicalOffset, QueueOffset, StoredMessage, TopicName},
 };
 
 use super::{Broker, Delivery, Filter, Pages, QueueBook, Receipt, Subscription, Take, TakeError, receipt::Terms};
 use crate::broker::{
     Group, Topic,
+    filter::{LOOK_MIN, UNWANTED_MAX},
     long_poll::{Cause, Seat},
 };
 
@@ -62,6 +63,8 @@ struct Walk<'a> {
     bytes_left: u64,
     scans_left: usize,
     in_flight_max: usize,
+    /// All books together have room for more.
+    takes_fresh: bool,
     max_attempts: u32,
     now: Deadline,
     until: Deadline,
@@ -74,11 +77,14 @@ impl Broker {
         let polls = &self.inner.pop.polls;
         let mut seat: Option<Seat> = None;
         loop {
-            let (topic, group) = self.may_take(&take).await?;
-            let subscription = self.subscription(&topic, &group.name);
+            let (topic, group) = self.may_take(&take.topic, &take.group).await?;
+            let subscription = self.subscription(&topic, &group.name)?;
             let line = &subscription.owner.line;
             let (found, more) = self.look(&subscription, &group, &take).await?;
-            if !found.is_empty() {
+            if let Some(seat) = &seat {
+                seat.looked();
+            }
+            if more || !found.is_empty() {
                 drop(seat);
                 if more {
                     line.wake(Cause::Any);
@@ -98,19 +104,14 @@ impl Broker {
                 }
                 // Seated first, the next round is the last look before it waits.
                 None => {
-                    let full = |full: crate::broker::long_poll::Full| TakeError::PollingFull {
-                        parked: full.parked,
-                        max: full.max,
-                        setting: full.setting,
-                    };
-                    seat = Some(line.sit(take.filter.clone()).map_err(full)?);
+                    seat = Some(line.sit(take.filter.clone())?);
                 }
             }
         }
     }
 
     /// False when the poll's time is up first.
-    async fn woken_in_time(&self, seat: &Seat, until: Deadline) -> bool {
+    pub(in crate::broker) async fn woken_in_time(&self, seat: &Seat, until: Deadline) -> bool {
         let time_left = until.remaining(self.inner.clock.now());
         tokio::select! {
             biased;
@@ -119,49 +120,63 @@ impl Broker {
         }
     }
 
-    async fn may_take(&self, take: &Take) -> Result<(Arc<Topic>, Arc<Group>), TakeError> {
-        let topic = self.topic(take.topic.as_str()).ok_or_else(|| TakeError::TopicNotFound(take.topic.clone()))?;
+    pub(in crate::broker) async fn may_take(
+        &self,
+        topic: &TopicName,
+        group: &GroupName,
+    ) -> Result<(Arc<Topic>, Arc<Group>), TakeError> {
+        let topic = self.topic(topic.as_str()).ok_or_else(|| TakeError::TopicNotFound(topic.clone()))?;
         if !topic.readable || topic.read_queues == 0 {
-            return Err(TakeError::NotReadable(take.topic.clone()));
+            return Err(TakeError::NotReadable(topic.name.clone()));
         }
-        let group = match self.group(take.group.as_str()) {
+        let group = match self.group(group.as_str()) {
             Some(group) => group,
-            None => self.made_group(take).await?,
+            None => self.made_group(group).await?,
         };
         if !group.consume_enabled {
-            return Err(TakeError::GroupDisabled(take.group.clone()));
+            return Err(TakeError::GroupDisabled(group.name.clone()));
         }
         Ok((topic, group))
     }
 
     #[cold]
-    async fn made_group(&self, take: &Take) -> Result<Arc<Group>, TakeError> {
+    async fn made_group(&self, name: &GroupName) -> Result<Arc<Group>, TakeError> {
         use super::AdminError;
-        match self.group_for(&take.group).await {
+        match self.group_for(name).await {
             Ok(Some(group)) => Ok(group),
-            Ok(None) => Err(TakeError::GroupNotFound(take.group.clone())),
+            Ok(None) => Err(TakeError::GroupNotFound(name.clone())),
             Err(AdminError::TooMany(limit)) => Err(TakeError::TooManyGroups(limit)),
             Err(error) => Err(TakeError::Metadata(error.to_string())),
         }
     }
 
-    /// One look at everything, and whether it left something.
+    /// One look at everything, and whether it left something: the batch was full, or the time was up.
     async fn look(
         &self,
         subscription: &Arc<Subscription>,
         group: &Group,
         take: &Take,
     ) -> Result<(Vec<Delivery>, bool), TakeError> {
+        let (mut unwanted, mut ends) = (0, None);
         loop {
             let batch = self.walk(subscription, group, take)?;
-            let (tired, more, empty) = (batch.tired, batch.more, batch.booked.is_empty());
-            if !empty {
+            let (tired, more, booked) = (batch.tired, batch.more, batch.booked.len());
+            if booked > 0 {
                 let deliveries = self.read(batch, &take.filter).await?;
                 if !deliveries.is_empty() {
                     return Ok((deliveries, more || tired));
                 }
             } else if !tired {
                 return Ok((Vec::new(), false));
+            }
+            unwanted += booked;
+            if !tired && unwanted < UNWANTED_MAX {
+                continue;
+            }
+            unwanted = 0;
+            let now = self.inner.clock.now();
+            if now >= *ends.get_or_insert(take.until.max(now.plus(LOOK_MIN))) || self.inner.pop.polls.has_ended() {
+                return Ok((Vec::new(), true));
             }
             // It passed over what it looked at, so this ends; others of this thread go first.
             tokio::task::yield_now().await;
@@ -183,6 +198,7 @@ impl Broker {
             bytes_left: BATCH_BYTES_MAX,
             scans_left: SCAN_MAX,
             in_flight_max: inner.config.in_flight_max,
+            takes_fresh: inner.pop.schedule.held() < inner.config.in_flight_total_max,
             max_attempts: group.max_attempts(),
             now,
             until: now.plus(take.invisible),
@@ -216,6 +232,10 @@ impl Broker {
         }
         if walk.scans_left < SCAN_MAX {
             inner.pop.touch();
+        }
+        if batch.booked.is_empty() && !walk.takes_fresh {
+            let (held, max) = (inner.pop.schedule.held(), inner.config.in_flight_total_max);
+            return Err(TakeError::TooManyInFlight { held, max });
         }
         Ok(batch)
     }
@@ -268,7 +288,7 @@ impl Broker {
     }
 
     /// Runs what may wait for a disk on a thread that may; at most `COLD_READS_MAX` at once.
-    pub(super) async fn off_the_runtime<R: Send + 'static>(
+    pub(in crate::broker) async fn off_the_runtime<R: Send + 'static>(
         &self,
         work: impl FnOnce() -> R + Send + 'static,
     ) -> std::io::Result<R> {
@@ -300,6 +320,9 @@ impl Batch {
     fn pass(&self, passed: &[Booked]) {
         for booked in passed {
             self.books[booked.book].open().book.pass_delivery(booked.offset, booked.nonce);
+        }
+        if !passed.is_empty() {
+            self.broker.inner.pop.touch();
         }
     }
 
@@ -388,11 +411,11 @@ impl Walk<'_> {
         loop {
             let mut expected = pages.next();
             let room = self.in_flight_max.saturating_sub(pages.in_flight().max(pages.waiting()));
-            if expected >= end || self.is_full(out) || self.scans_left == 0 || room == 0 {
+            if expected >= end || !self.takes_fresh || self.is_full(out) || self.scans_left == 0 || room == 0 {
                 return Ok(());
             }
             let chunk = match self.filter {
-                Filter::All => self.max - out.len(),
+                Filter::All | Filter::Sql(_) => self.max - out.len(),
                 Filter::Tags(_) => SCAN_CHUNK,
             };
             let entries = book.queue.entries(expected, chunk.min(room).min(self.scans_left))?;

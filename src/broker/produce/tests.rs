@@ -146,7 +146,7 @@ async fn refusals_come_in_the_documented_order_and_store_nothing() {
     ));
     let delayed = draft(MessageType::Delay, None, "d");
     assert!(matches!(refused(&open, vec![delayed.clone()]).await, ProduceError::TypeConflict { .. }));
-    assert!(matches!(refused(&delay, vec![delayed]).await, ProduceError::Unsupported(MessageType::Delay)));
+    assert!(matches!(refused(&delay, vec![delayed, normal("x")]).await, ProduceError::TypeConflict { .. }));
     let settle = topic("rmq_sys_FERROMQ_SETTLE");
     assert!(matches!(refused(&settle, vec![normal("x")]).await, ProduceError::NotWritable(_)));
     assert_eq!(broker.store().end(), before);
@@ -164,10 +164,9 @@ async fn mixed_and_derived_topics_take_several_types() {
         broker.produce(name, vec![normal("n"), draft(MessageType::Fifo, Some("g"), "f")]).await.unwrap();
         assert_eq!(bodies(&broker, name), ["f", "n"]);
     }
-    assert!(matches!(
-        broker.produce(&dead, vec![draft(MessageType::Transaction, None, "t")]).await,
-        Err(ProduceError::Unsupported(MessageType::Transaction))
-    ));
+    let half = broker.produce(&dead, vec![draft(MessageType::Transaction, None, "t")]).await.unwrap();
+    assert!(half[0].transaction.is_some());
+    assert_eq!(bodies(&broker, &dead), ["f", "n"]);
     broker.store().close();
 }
 
@@ -192,8 +191,8 @@ async fn the_first_message_makes_the_topic_and_decides_its_type() {
     let name = topic("auto");
     let fifo = || draft(MessageType::Fifo, Some("g"), "f");
     assert!(matches!(
-        broker.produce(&name, vec![draft(MessageType::Delay, None, "d")]).await,
-        Err(ProduceError::Unsupported(MessageType::Delay))
+        broker.produce(&name, vec![draft(MessageType::Lite, None, "l")]).await,
+        Err(ProduceError::Unsupported(MessageType::Lite))
     ));
     assert_eq!(broker.topic("auto"), None, "a refused message makes no topic");
     broker.topic_for(&name).await.unwrap().unwrap();

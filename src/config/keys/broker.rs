@@ -1,6 +1,9 @@
 //! The rules of messaging.
 
-use crate::types::BrokerName;
+use crate::{
+    broker::{DEFAULT_LEVELS, parse_levels},
+    types::BrokerName,
+};
 
 use super::{Key, Rule, Unit};
 
@@ -93,6 +96,21 @@ pub static KEYS: &[Key] = &[
         rule: Rule::Count { range: 1..=100_000_000, set: |c, n| c.broker.in_flight_max = n as usize },
     },
     Key {
+        name: "popInflightTotalMax",
+        aliases: &[],
+        default: "4000000",
+        doc: "Messages that all groups together hold unacknowledged, or that wait for another attempt, at most; about 100 \
+              bytes of memory each. Above it polls get what is due again, and no new messages.",
+        rule: Rule::Count { range: 1..=1_000_000_000, set: |c, n| c.broker.in_flight_total_max = n as usize },
+    },
+    Key {
+        name: "popBooksMax",
+        aliases: &[],
+        default: "500000",
+        doc: "Queues that groups consume at most, each group's counted; about 450 bytes of memory each.",
+        rule: Rule::Count { range: 1..=100_000_000, set: |c, n| c.broker.books_max = n as usize },
+    },
+    Key {
         name: "popPollingSize",
         aliases: &[],
         default: "1024",
@@ -113,6 +131,81 @@ pub static KEYS: &[Key] = &[
         doc: "How often the state of consumption is snapshotted. It is in the log before that: this only makes a \
               restart quicker.",
         rule: Rule::Span { unit: Unit::Millis, range: 100..=3_600_000, set: |c, d| c.broker.snapshot_interval = d },
+    },
+    Key {
+        name: "timerMaxDelaySec",
+        aliases: &[],
+        default: "34560000",
+        doc: "How far ahead the delivery time of a message may lie: 400 days.",
+        rule: Rule::Span { unit: Unit::Seconds, range: 1..=34_560_000, set: |c, d| c.broker.timer_delay_max = d },
+    },
+    Key {
+        name: "timerPendingMax",
+        aliases: &[],
+        default: "10000000",
+        doc: "Messages that wait for their delivery time at most. Each takes 16 bytes of memory or so, and up to 46 when \
+              every other one is delivered or recalled.",
+        rule: Rule::Count { range: 0..=1_000_000_000, set: |c, n| c.broker.timers_max = n as usize },
+    },
+    Key {
+        name: "timerRollWindowSlot",
+        aliases: &[],
+        default: "172800",
+        doc: "A message that has waited for its delivery time this long is appended to the log anew, so that it does not \
+              keep the log around it from being deleted: 2 days.",
+        rule: Rule::Span { unit: Unit::Seconds, range: 60..=34_560_000, set: |c, d| c.broker.timer_carry_after = d },
+    },
+    Key {
+        name: "messageDelayLevel",
+        aliases: &[],
+        default: DEFAULT_LEVELS,
+        doc: "Delays of the levels 1, 2, ... that clients of RocketMQ 4 name.",
+        rule: Rule::Text {
+            form: "delays like 1s 5m 2h 1d",
+            set: |c, text| {
+                c.broker.delay_levels = parse_levels(text)?;
+                Ok(())
+            },
+        },
+    },
+    Key {
+        name: "recallMessageEnable",
+        aliases: &[],
+        default: "true",
+        doc: "Whether producers may take back messages that wait for their delivery time.",
+        rule: Rule::Flag(|c, v| c.broker.recall_enabled = v),
+    },
+    Key {
+        name: "transactionTimeOut",
+        aliases: &[],
+        default: "6000",
+        doc: "How long a producer has to commit or roll back before it is asked, unless its message says so itself.",
+        rule: Rule::Span { unit: Unit::Millis, range: 100..=86_400_000, set: |c, d| c.broker.transaction_timeout = d },
+    },
+    Key {
+        name: "transactionCheckInterval",
+        aliases: &[],
+        default: "30000",
+        doc: "How often a producer is asked about a transaction that it has not decided.",
+        rule: Rule::Span {
+            unit: Unit::Millis,
+            range: 100..=86_400_000,
+            set: |c, d| c.broker.transaction_check_interval = d,
+        },
+    },
+    Key {
+        name: "transactionCheckMax",
+        aliases: &[],
+        default: "15",
+        doc: "How often producers are asked before the message is given up and kept in TRANS_CHECK_MAX_TIME_TOPIC.",
+        rule: Rule::Count { range: 1..=1_000_000, set: |c, n| c.broker.transaction_checks_max = n as u32 },
+    },
+    Key {
+        name: "transactionPendingMax",
+        aliases: &[],
+        default: "200000",
+        doc: "Transactions that wait for their decision at most; about 200 bytes of memory each.",
+        rule: Rule::Count { range: 1..=100_000_000, set: |c, n| c.broker.transactions_max = n as usize },
     },
     Key {
         name: "topicsMax",

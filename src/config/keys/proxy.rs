@@ -288,6 +288,13 @@ pub static KEYS: &[Key] = &[
         rule: Rule::Count { range: 2..=1024, set: |c, n| c.proxy.messages.group_bytes_below = n as usize },
     },
     Key {
+        name: "maxDelayTimeMills",
+        aliases: &[],
+        default: "34560000000",
+        doc: "How far ahead the delivery time of a message may lie on this front; timerMaxDelaySec holds on all.",
+        rule: Rule::Span { unit: Unit::Millis, range: 1..=34_560_000_000, set: |c, d| c.proxy.messages.delay_max = d },
+    },
+    Key {
         name: "grpcClientProducerMaxAttempts",
         aliases: &[],
         default: "3",

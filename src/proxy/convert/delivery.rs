@@ -62,6 +62,16 @@ fn upper_hex(bytes: &[u8]) -> String {
 /// The message as its consumer gets it.
 pub fn message(delivery: Delivery, digest: DigestKind, now: Timestamp) -> v2::Message {
     let Delivery { message: stored, receipt, attempt } = delivery;
+    let mut message = undelivered(stored, digest, now);
+    if let Some(system) = &mut message.system_properties {
+        system.receipt_handle = Some(receipt.to_string());
+        system.delivery_attempt = Some(i32::try_from(attempt).unwrap_or(i32::MAX));
+    }
+    message
+}
+
+/// The message as it goes to a client that it is not delivered to: it has neither a receipt nor an attempt.
+pub fn undelivered(stored: StoredMessage, digest: DigestKind, now: Timestamp) -> v2::Message {
     let mut user_properties = std::collections::HashMap::new();
     let mut system = v2::SystemProperties {
         body_digest: Some(digest.of(&stored.body)),
@@ -69,10 +79,8 @@ pub fn message(delivery: Delivery, digest: DigestKind, now: Timestamp) -> v2::Me
         born_timestamp: Some(wire_timestamp(stored.born_at)),
         store_timestamp: Some(wire_timestamp(stored.stored_at)),
         store_host: stored.store_host.to_string(),
-        receipt_handle: Some(receipt.to_string()),
         queue_id: i32::try_from(stored.queue.0).unwrap_or(i32::MAX),
         queue_offset: Some(stored.queue_offset.to_wire()),
-        delivery_attempt: Some(i32::try_from(attempt).unwrap_or(i32::MAX)),
         ..Default::default()
     };
     let mut kind = Kind::default();

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::{
-    broker::Draft,
+    broker::{Draft, Produced},
     proto::v2::{self, Code},
     types::{
         MessageType, SysFlag, Timestamp, TopicName,
@@ -137,6 +137,10 @@ fn check_system(system: &v2::SystemProperties, rules: &Rules<'_>) -> Result<(), 
     if system.message_type() == v2::MessageType::Transaction {
         let recovery = system.orphaned_transaction_recovery_duration.as_ref().and_then(duration);
         let max = rules.limits.transaction_recovery_max;
+        if system.delivery_timestamp.is_some() {
+            let text = "a message has either a delivery time or a transaction, not both";
+            return Err(Refusal::new(Code::MessagePropertyConflictWithType, text));
+        }
         if recovery.is_some_and(|d| d > max) {
             let text = format!("orphaned_transaction_recovery_duration is above {} s", max.as_secs());
             return Err(Refusal::new(Code::BadRequest, text));
@@ -221,13 +225,16 @@ fn has_control(text: &str) -> bool {
 }
 
 /// The answer to one stored message.
-pub fn sent(message_id: String, offset: i64) -> v2::SendResultEntry {
+///
+/// Apache's transaction id is the message id for every message; ours names the half message where there is one.
+pub fn sent(message_id: String, produced: &Produced, recall_handle: String) -> v2::SendResultEntry {
+    let transaction = produced.transaction.map(|id| id.to_string());
     v2::SendResultEntry {
         status: Some(super::super::status::ok()),
-        transaction_id: message_id.clone(),
+        transaction_id: transaction.unwrap_or_else(|| message_id.clone()),
         message_id,
-        offset,
-        recall_handle: String::new(),
+        offset: produced.offset.to_wire(),
+        recall_handle,
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::{
     broker::Filter,
     proto::v2,
-    types::{GroupName, Timestamp, TopicName},
+    types::{GroupName, QueueId, QueueOffset, Timestamp, TopicName},
 };
 
 use super::status::Refusal;
@@ -26,15 +26,29 @@ pub fn group(resource: Option<&v2::Resource>) -> Result<GroupName, Refusal> {
     GroupName::parse(resource.map_or("", |r| &r.name)).map_err(|e| Refusal::group(&e))
 }
 
+/// The one queue that a request names, of which topic.
+pub fn queue(wire: Option<&v2::MessageQueue>) -> Result<(TopicName, QueueId), Refusal> {
+    let topic = topic(wire.and_then(|queue| queue.topic.as_ref()))?;
+    let id = wire.map_or(0, |queue| queue.id);
+    let queue = u32::try_from(id).map_err(|_| {
+        let text = format!("queue id {id} is no queue; name one of topic {topic}, from 0 on");
+        Refusal::new(v2::Code::BadRequest, text)
+    })?;
+    Ok((topic, QueueId(queue)))
+}
+
+/// An offset off the wire.
+pub fn offset(wire: i64) -> Result<QueueOffset, Refusal> {
+    QueueOffset::from_wire(wire)
+        .ok_or_else(|| Refusal::new(v2::Code::IllegalOffset, format_args!("offset {wire} is below 0")))
+}
+
 /// The filter of a poll or a subscription; none means everything.
 pub fn filter(expression: Option<&v2::FilterExpression>) -> Result<Filter, Refusal> {
     let Some(filter) = expression else { return Ok(Filter::All) };
     match filter.r#type() {
         v2::FilterType::Tag | v2::FilterType::Unspecified => Ok(Filter::tags(&filter.expression)?),
-        v2::FilterType::Sql => Err(Refusal::new(
-            v2::Code::IllegalFilterExpression,
-            "SQL92 filters are not served yet; use a tag expression like \"A || B\"",
-        )),
+        v2::FilterType::Sql => Ok(Filter::sql(&filter.expression)?),
     }
 }
 
@@ -90,9 +104,14 @@ mod tests {
     }
 
     #[test]
-    fn an_sql_filter_is_an_illegal_expression_until_it_is_served() {
-        let sql = v2::FilterExpression { r#type: v2::FilterType::Sql as i32, expression: "a > 1".into() };
-        assert_eq!(filter(Some(&sql)).unwrap_err().code, v2::Code::IllegalFilterExpression);
+    fn an_sql_filter_that_does_not_read_is_an_illegal_expression_and_names_its_column() {
+        let sql = |text: &str| v2::FilterExpression { r#type: v2::FilterType::Sql as i32, expression: text.into() };
+        assert!(matches!(filter(Some(&sql("a > 1"))), Ok(Filter::Sql(_))));
+        for (text, told) in [("a > ", "column 5"), ("", "empty"), ("a LIKE 'x'", "found LIKE")] {
+            let refusal = filter(Some(&sql(text))).unwrap_err();
+            assert_eq!(refusal.code, v2::Code::IllegalFilterExpression);
+            assert!(refusal.message.contains(told), "{text:?}: {}", refusal.message);
+        }
         assert_eq!(filter(None).unwrap(), Filter::All);
     }
 

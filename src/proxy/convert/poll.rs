@@ -51,6 +51,12 @@ impl Wait<'_> {
     }
 }
 
+/// How long a pull waits: as it asks, if it does, and so that its answer is there before the deadline.
+pub fn pull_length(asked: Option<&prost_types::Duration>, remaining: Option<Duration>, bounds: &Polling) -> Duration {
+    let asked = asked.and_then(duration).unwrap_or_default().min(bounds.max);
+    asked.min(remaining.unwrap_or(Duration::MAX).saturating_sub(bounds.reserve))
+}
+
 /// Messages of one poll.
 pub fn batch(asked: i32, bounds: &Polling) -> usize {
     u32::try_from(asked).unwrap_or(0).clamp(1, bounds.batch_max) as usize

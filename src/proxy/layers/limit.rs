@@ -114,7 +114,7 @@ impl Permit {
     /// A piece of the answer that keeps the call under way until HTTP/2 lets go of it: a client that does not read lets
     /// it wait in buffers that nobody else counts.
     pub fn until_written(self: &Arc<Self>, piece: Bytes) -> Bytes {
-        if self.method != Method::Receive {
+        if !matches!(self.method, Method::Receive | Method::Pull) {
             return piece;
         }
         Bytes::from_owner(Piece { bytes: piece, permit: self.clone() })
@@ -140,7 +140,7 @@ impl Permit {
             Method::Send => self.around.limits().inbound_bytes_max,
             // Its size is bounded message by message.
             Method::Telemetry => usize::MAX,
-            Method::Receive | Method::Other | Method::Foreign => self.around.limits().control_bytes_max,
+            Method::Receive | Method::Pull | Method::Other | Method::Foreign => self.around.limits().control_bytes_max,
         }
     }
 
@@ -158,7 +158,7 @@ impl Permit {
 
     /// What is small and makes room (acks above all) is let in for longer.
     fn is_large(&self) -> bool {
-        matches!(self.method, Method::Send | Method::Receive)
+        matches!(self.method, Method::Send | Method::Receive | Method::Pull)
     }
 
     fn refusal(&self, cut: Cut) -> Refusal {

@@ -118,6 +118,7 @@ where
 pub enum Method {
     Send,
     Receive,
+    Pull,
     Telemetry,
     /// Another method of the messaging API.
     Other,
@@ -132,6 +133,7 @@ impl Method {
         match path.strip_prefix(Self::SERVICE) {
             Some("SendMessage") => Self::Send,
             Some("ReceiveMessage") => Self::Receive,
+            Some("PullMessage") => Self::Pull,
             Some("Telemetry") => Self::Telemetry,
             Some(_) => Self::Other,
             None => Self::Foreign,

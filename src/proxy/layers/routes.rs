@@ -60,7 +60,7 @@ where
         match Method::of(request.uri().path()) {
             Method::Send => self.send.call(request),
             Method::Telemetry => self.telemetry.call(request),
-            Method::Receive | Method::Other => self.control.call(request),
+            Method::Receive | Method::Pull | Method::Other => self.control.call(request),
             Method::Foreign => Box::pin(self.foreign.call(request.map(tonic::body::Body::new))),
         }
     }

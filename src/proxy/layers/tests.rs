@@ -41,6 +41,7 @@ fn methods_are_told_by_their_paths() {
     for (path, method) in [
         ("SendMessage", Method::Send),
         ("ReceiveMessage", Method::Receive),
+        ("PullMessage", Method::Pull),
         ("Telemetry", Method::Telemetry),
         ("AckMessage", Method::Other),
         ("NoSuch", Method::Other),

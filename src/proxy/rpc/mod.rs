@@ -1,19 +1,20 @@
 //! The messaging API: one line for each RPC, one file for each family.
 
+mod offset;
+mod pull;
 mod receive;
 mod route;
 mod send;
 mod session;
 mod settle;
 mod telemetry;
+mod transaction;
 
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use crate::proto::v2::{
-    self, messaging_service_server::MessagingService, pull_message_response, receive_message_response,
-};
+use crate::proto::v2::{self, messaging_service_server::MessagingService, receive_message_response};
 
 use super::{
     convert,
@@ -79,7 +80,7 @@ fn open<T>(request: Request<T>) -> std::result::Result<(Call, T), Status> {
 #[tonic::async_trait]
 impl MessagingService for Messaging {
     type ReceiveMessageStream = receive::Answer;
-    type PullMessageStream = tokio_stream::Once<std::result::Result<v2::PullMessageResponse, Status>>;
+    type PullMessageStream = pull::Answer;
     type TelemetryStream = telemetry::Commands;
 
     async fn query_route(&self, r: Request<v2::QueryRouteRequest>) -> Result<v2::QueryRouteResponse> {
@@ -106,8 +107,8 @@ impl MessagingService for Messaging {
         Ok(Response::new(telemetry::commands(self.front.clone(), call, inbound)))
     }
     async fn send_message(&self, r: Request<v2::SendMessageRequest>) -> Result<v2::SendMessageResponse> {
-        let (_, request) = open(r)?;
-        reply(self.send(request).await)
+        let (call, request) = open(r)?;
+        reply(self.send(&call, request).await)
     }
     async fn receive_message(&self, r: Request<v2::ReceiveMessageRequest>) -> Result<receive::Answer> {
         let (call, request) = open(r)?;
@@ -131,25 +132,29 @@ impl MessagingService for Messaging {
         let (call, request) = open(r)?;
         reply(self.dead_letter(&call, request).await)
     }
-    async fn pull_message(&self, _: Request<v2::PullMessageRequest>) -> Result<Self::PullMessageStream> {
-        let status = Refusal::not_implemented("PullMessage").into();
-        let content = Some(pull_message_response::Content::Status(status));
-        Ok(Response::new(tokio_stream::once(Ok(v2::PullMessageResponse { content }))))
+    async fn pull_message(&self, r: Request<v2::PullMessageRequest>) -> Result<pull::Answer> {
+        let (call, request) = open(r)?;
+        Ok(Response::new(self.pull(&call, request).await))
     }
-    async fn update_offset(&self, _: Request<v2::UpdateOffsetRequest>) -> Result<v2::UpdateOffsetResponse> {
-        later("UpdateOffset")
+    async fn update_offset(&self, r: Request<v2::UpdateOffsetRequest>) -> Result<v2::UpdateOffsetResponse> {
+        let (_, request) = open(r)?;
+        reply(self.set_offset(&request).await)
     }
-    async fn get_offset(&self, _: Request<v2::GetOffsetRequest>) -> Result<v2::GetOffsetResponse> {
-        later("GetOffset")
+    async fn get_offset(&self, r: Request<v2::GetOffsetRequest>) -> Result<v2::GetOffsetResponse> {
+        let (_, request) = open(r)?;
+        reply(self.stored_offset(&request))
     }
-    async fn query_offset(&self, _: Request<v2::QueryOffsetRequest>) -> Result<v2::QueryOffsetResponse> {
-        later("QueryOffset")
+    async fn query_offset(&self, r: Request<v2::QueryOffsetRequest>) -> Result<v2::QueryOffsetResponse> {
+        let (_, request) = open(r)?;
+        reply(self.offset_of(&request).await)
     }
-    async fn end_transaction(&self, _: Request<v2::EndTransactionRequest>) -> Result<v2::EndTransactionResponse> {
-        later("EndTransaction")
+    async fn end_transaction(&self, r: Request<v2::EndTransactionRequest>) -> Result<v2::EndTransactionResponse> {
+        let (_, request) = open(r)?;
+        reply(self.end(request).await)
     }
-    async fn recall_message(&self, _: Request<v2::RecallMessageRequest>) -> Result<v2::RecallMessageResponse> {
-        later("RecallMessage")
+    async fn recall_message(&self, r: Request<v2::RecallMessageRequest>) -> Result<v2::RecallMessageResponse> {
+        let (_, request) = open(r)?;
+        reply(self.recall(request).await)
     }
     async fn sync_lite_subscription(
         &self,

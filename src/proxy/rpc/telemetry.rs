@@ -18,6 +18,7 @@ use super::{
     convert::{self, settings},
 };
 use crate::proxy::{
+    asks::Answer,
     layers::Language,
     sessions::{self, Told},
     status,
@@ -32,7 +33,7 @@ pub type Commands = Pin<Box<dyn Stream<Item = Result<TelemetryCommand, Status>> 
 
 /// Serves one stream: without a task, driven by whoever reads it.
 pub fn commands(front: Arc<Front>, call: Call, inbound: Streaming<TelemetryCommand>) -> Commands {
-    match front.sessions.open(&call.client) {
+    match front.sessions.open(&call.client, call.language) {
         Ok(stream) => {
             let served = Served { front, call, inbound, stream, repeat: None, refused: None, ended: false };
             Box::pin(stream::unfold(served, |mut served| async move { served.next().await.map(|item| (item, served)) }))
@@ -68,8 +69,7 @@ impl Served {
                     Ok(Some(TelemetryCommand { command: Some(Command::Settings(settings)), .. })) => {
                         return Some(self.answer(settings).await);
                     }
-                    // Answers to commands whose asker is gone, and what a later client may say.
-                    Ok(Some(_)) => {}
+                    Ok(Some(command)) => self.heard(command),
                     // Half-closed, or broken: settings stay, the client comes back.
                     Ok(None) | Err(_) => return None,
                 },
@@ -79,6 +79,16 @@ impl Served {
             }
         }
         None
+    }
+
+    /// An answer to a question, or what a later client may say.
+    fn heard(&self, TelemetryCommand { status, command }: TelemetryCommand) {
+        let (nonce, text) = match command {
+            Some(Command::ThreadStackTrace(told)) => (told.nonce, told.thread_stack_trace.unwrap_or_default()),
+            Some(Command::VerifyMessageResult(told)) => (told.nonce, String::new()),
+            _ => return,
+        };
+        self.front.asks.answered(&self.call.client, &nonce, Answer { status, text });
     }
 
     async fn answer(&mut self, settings: v2::Settings) -> Result<TelemetryCommand, Status> {

@@ -123,6 +123,11 @@ impl Queues {
         self.table.read().get(topic).map(|queues| queues.values().cloned().collect()).unwrap_or_default()
     }
 
+    /// Queues with entries that are not in their files.
+    pub fn dirty(&self) -> usize {
+        self.shared.dirty.lock().len()
+    }
+
     /// Writes the entries of records below `below` to their files. `below` must lie at or before what is durable, and
     /// everything before it must have been pushed. Visits only queues that have something to write.
     pub fn flush(&self, below: PhysicalOffset) -> Result<(), Error> {

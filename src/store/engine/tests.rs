@@ -13,6 +13,8 @@ use crate::{
     types::SystemClock,
 };
 
+mod lasting;
+
 const ASYNC: FlushPolicy = FlushPolicy::Async { interval: Duration::from_millis(500) };
 
 fn real(config: &Config) -> Store {

@@ -32,7 +32,6 @@ struct Case {
     what: &'static str,
     ages: &'static [i64],
     hours: &'static [u8],
-    forced: bool,
     /// Of 1000 bytes.
     used: u64,
     hold_from: u64,
@@ -43,8 +42,7 @@ const ANY: u64 = u64::MAX >> 1;
 
 #[test]
 fn only_what_may_go_goes() {
-    let base =
-        Case { what: "", ages: &[100, 90, 80, 1], hours: &[12], forced: false, used: 100, hold_from: ANY, gone: &[] };
+    let base = Case { what: "", ages: &[100, 90, 80, 1], hours: &[12], used: 100, hold_from: ANY, gone: &[] };
     let cases = [
         Case { what: "expired, at the hour", gone: &[0, 10, 20], ..base },
         Case { what: "expired, at another hour", hours: &[4, 13], ..base },
@@ -59,17 +57,7 @@ fn only_what_may_go_goes() {
         Case { what: "held from its end on", hold_from: 20, gone: &[0, 10], ..base },
         Case { what: "all held", hold_from: 0, ..base },
         Case { what: "unread is not deleted on a full disk", hold_from: 0, used: 1000, ..base },
-        Case { what: "unexpired stays on a full disk", ages: &[9, 8, 7], used: 1000, ..base },
-        Case { what: "forced, not full enough", ages: &[9, 8, 7], forced: true, used: 859, ..base },
-        Case {
-            what: "forced, no more than needed",
-            ages: &[9, 8, 7, 6],
-            forced: true,
-            used: 870,
-            gone: &[0, 10],
-            ..base
-        },
-        Case { what: "forced, held", ages: &[9, 8, 7], forced: true, used: 990, hold_from: 10, gone: &[0], ..base },
+        Case { what: "unread and unexpired stays on a full disk", ages: &[9, 8, 7], used: 1000, ..base },
         Case { what: "stored in the future", ages: &[-9, -8, -7], ..base },
         Case { what: "none at all", ages: &[], ..base },
         Case { what: "a batch at most", ages: &[99; 20], gone: &[0, 10, 20, 30, 40, 50, 60, 70, 80, 90], ..base },
@@ -78,7 +66,6 @@ fn only_what_may_go_goes() {
         let look = Look {
             segments: &segments(case.ages),
             config: &config(case.hours),
-            forced: case.forced,
             space: Space { total: 1000, free: 1000 - case.used },
             wall: at(0),
             trusted: at(0),

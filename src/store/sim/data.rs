@@ -52,6 +52,13 @@ impl Blocks {
         out
     }
 
+    /// Fills the holes of a range with zeros.
+    fn allocate(&mut self, at: u64, len: usize) {
+        for (block, ..) in pieces(at, len, BLOCK) {
+            self.0.entry(block).or_insert_with(|| ZEROS.clone());
+        }
+    }
+
     /// Frees what lies behind a length.
     fn cut(&mut self, len: u64) {
         self.0.split_off(&len.div_ceil(BLOCK));
@@ -132,6 +139,14 @@ impl FileData {
         let end = at + bytes.len() as u64;
         if end > self.cache_len {
             self.note_len(end);
+        }
+    }
+
+    /// Nothing that a reader sees changes, so a power failure has nothing to choose: it forgets the blocks.
+    pub fn allocate(&mut self, at: u64, len: usize) {
+        self.cache.allocate(at, len);
+        if at + len as u64 > self.cache_len {
+            self.note_len(at + len as u64);
         }
     }
 

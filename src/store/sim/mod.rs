@@ -62,7 +62,7 @@ impl SimDisk {
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
-    /// How many changes were tried so far: writes, set_len, sync, create, rename, remove, sync_dir and the single steps of
+    /// How many changes were tried so far: writes, allocations, set_len, sync, create, rename, remove, sync_dir and the single steps of
     /// making and removing a directory tree.
     pub fn ops(&self) -> u64 {
         self.state.lock().ops
@@ -91,10 +91,42 @@ impl SimDisk {
         self.state.lock().next_sync_fails = true;
     }
 
-    /// Bytes that the disk holds. Writes that need new 4 KiB blocks beyond it fail with ENOSPC and write nothing;
-    /// overwriting and `set_len` never do.
+    /// The next directory sync fails; the names that it was to keep are as unsynced as before.
+    pub fn fail_sync_dir_once(&self) {
+        self.state.lock().next_sync_dir_fails = true;
+    }
+
+    /// The next removal of a file fails, and the file stays.
+    pub fn fail_remove_once(&self) {
+        self.state.lock().next_remove_fails = true;
+    }
+
+    /// Bytes read since the disk was made.
+    pub fn bytes_read(&self) -> u64 {
+        self.state.lock().bytes_read
+    }
+
+    /// Files synced since the disk was made, one count for each call.
+    pub fn syncs(&self) -> u64 {
+        self.state.lock().syncs
+    }
+
+    /// Has [`Disk::space`] say this of a directory and what lies below, as if it were on a disk of its own.
+    pub fn set_elsewhere(&self, dir: impl Into<PathBuf>, space: Space) {
+        let (dir, mut state) = (dir.into(), self.state.lock());
+        state.elsewhere.retain(|(there, _)| *there != dir);
+        state.elsewhere.push((dir, space));
+    }
+
+    /// Bytes that the disk holds. Writes and allocations that need new 4 KiB blocks beyond it fail with ENOSPC and do
+    /// nothing; overwriting and `set_len` never do.
     pub fn set_capacity(&self, bytes: u64) {
         self.state.lock().capacity = Some(bytes);
+    }
+
+    /// Blocks are had by writing only, as on file systems without `fallocate`.
+    pub fn refuse_allocations(&self) {
+        self.state.lock().refuses_allocations = true;
     }
 
     /// Flips one bit on the device and in the cache. `bit` is 0 to 7, 0 the lowest.
@@ -160,11 +192,18 @@ impl File for SimFile {
     }
 
     fn read_into(&self, at: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.with(|state| state.file(self.node).read(at, buf))
+        self.with(|state| {
+            state.bytes_read += buf.len() as u64;
+            state.file(self.node).read(at, buf)
+        })
     }
 
     fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
         self.change(Change::Cached, |state| state.write(self.node, at, bytes))
+    }
+
+    fn allocate(&self, at: u64, len: u64) -> io::Result<()> {
+        self.change(Change::Cached, |state| state.allocate(self.node, at, len))
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -243,9 +282,12 @@ impl Disk for SimDisk {
         self.state.lock().sync_dir(path)
     }
 
-    fn space(&self, _path: &Path) -> io::Result<Space> {
+    fn space(&self, path: &Path) -> io::Result<Space> {
         let state = self.state.lock();
         state.check_power()?;
+        if let Some((_, space)) = state.elsewhere.iter().find(|(dir, _)| path.starts_with(dir)) {
+            return Ok(*space);
+        }
         let total = state.capacity.unwrap_or(CAPACITY_DEFAULT);
         Ok(Space { total, free: total.saturating_sub(state.used()) })
     }

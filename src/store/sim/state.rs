@@ -12,6 +12,7 @@ use super::{
     crash::Chooser,
     data::{BLOCK, FileData},
 };
+use crate::store::disk::Space;
 
 const ROOT: u64 = 0;
 /// Linux's numbers of the errors that the simulation plays.
@@ -78,7 +79,15 @@ pub(super) struct State {
     pub power_ends_at: Option<u64>,
     pub off: bool,
     pub next_sync_fails: bool,
+    pub next_sync_dir_fails: bool,
+    pub next_remove_fails: bool,
+    /// Bytes read, and files synced, since the disk was made.
+    pub bytes_read: u64,
+    pub syncs: u64,
+    /// What [`Disk::space`](super::Disk::space) says of directories that are said to lie on other disks.
+    pub elsewhere: Vec<(PathBuf, Space)>,
     pub capacity: Option<u64>,
+    pub refuses_allocations: bool,
     pub locks: HashSet<PathBuf>,
 }
 
@@ -94,7 +103,13 @@ impl Default for State {
             power_ends_at: None,
             off: false,
             next_sync_fails: false,
+            next_sync_dir_fails: false,
+            next_remove_fails: false,
+            bytes_read: 0,
+            syncs: 0,
+            elsewhere: Vec::new(),
             capacity: None,
+            refuses_allocations: false,
             locks: HashSet::new(),
         }
     }
@@ -282,6 +297,9 @@ impl State {
     pub fn remove_file(&mut self, path: &Path) -> io::Result<()> {
         self.check_power()?;
         let (place, node) = (self.place(path)?, self.find_file(path)?);
+        if std::mem::take(&mut self.next_remove_fails) {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
         self.change(Change::Cached, |state| {
             state.unlink(place, node);
             Ok(())
@@ -318,6 +336,9 @@ impl State {
     pub fn sync_dir(&mut self, path: &Path) -> io::Result<()> {
         self.check_power()?;
         let dir = self.find_dir(path)?;
+        if std::mem::take(&mut self.next_sync_dir_fails) {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
         self.change(Change::Device, |state| {
             let (now, later) = std::mem::take(&mut state.unsynced).into_iter().partition(|c| c.touches(dir));
             state.unsynced = later;
@@ -352,19 +373,35 @@ impl State {
         }
     }
 
-    pub fn write(&mut self, node: u64, at: u64, bytes: &[u8]) -> io::Result<()> {
+    /// Whether a range of a file has its blocks or can get them.
+    fn check_room(&mut self, node: u64, at: u64, len: usize) -> io::Result<()> {
         if let Some(capacity) = self.capacity {
-            let missing = self.file(node).blocks_missing(at, bytes.len()) * BLOCK;
+            let missing = self.file(node).blocks_missing(at, len) * BLOCK;
             if missing > 0 && self.used() + missing > capacity {
                 return Err(io::Error::from_raw_os_error(ENOSPC));
             }
         }
+        Ok(())
+    }
+
+    pub fn allocate(&mut self, node: u64, at: u64, len: u64) -> io::Result<()> {
+        if self.refuses_allocations {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        self.check_room(node, at, len as usize)?;
+        self.file(node).allocate(at, len as usize);
+        Ok(())
+    }
+
+    pub fn write(&mut self, node: u64, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.check_room(node, at, bytes.len())?;
         self.file(node).write(at, bytes);
         self.last_write = Some((node, at..at + bytes.len() as u64));
         Ok(())
     }
 
     pub fn sync_file(&mut self, node: u64) -> io::Result<()> {
+        self.syncs += 1;
         if std::mem::take(&mut self.next_sync_fails) {
             self.file(node).lie();
             return Err(io::Error::from_raw_os_error(EIO));

@@ -138,9 +138,10 @@ func (l *list) Set(s string) error { *l = append(*l, s); return nil }
 
 type arguments struct {
 	endpoint, ca, topic, tag, messageGroup, prefix, declare, group, filter, onMessage string
-	tls, keepGoing, sql                                                               bool
-	count, size, batch                                                                int
-	timeout, startTimeout, delay, invisible, await, linger                            int64
+	transaction, checker                                                              string
+	tls, keepGoing, sql, recall                                                       bool
+	count, size, batch, checks                                                        int
+	timeout, startTimeout, delay, invisible, await, linger, endAfter                  int64
 	rate                                                                              float64
 	keys, props                                                                       list
 	hasTag, hasGroup, hasDelay                                                        bool
@@ -161,6 +162,7 @@ func parse(cmd string, rest []string) *arguments {
 	s.Int64Var(&a.timeout, "timeout-ms", 30000, "")
 	s.Int64Var(&a.timeout, "timeout", 30000, "")
 	s.Int64Var(&a.startTimeout, "start-timeout-ms", 30000, "")
+	s.BoolVar(&a.recall, "recall", false, "")
 	s.BoolVar(&a.keepGoing, "keep-going", false, "")
 	if cmd == "produce" {
 		s.IntVar(&a.size, "size", 0, "")
@@ -173,6 +175,10 @@ func parse(cmd string, rest []string) *arguments {
 		s.StringVar(&a.prefix, "prefix", "m", "")
 		s.Float64Var(&a.rate, "rate", 0, "")
 		s.StringVar(&a.declare, "topic-declare", "yes", "")
+		s.StringVar(&a.transaction, "transaction", "", "")
+		s.Int64Var(&a.endAfter, "end-after-ms", 0, "")
+		s.StringVar(&a.checker, "checker", "", "")
+		s.IntVar(&a.checks, "checks", 0, "")
 	} else {
 		s.StringVar(&a.group, "group", "", "")
 		s.StringVar(&a.filter, "filter", "*", "")
@@ -301,14 +307,19 @@ func produce(a *arguments) {
 		write("unsupported", fields{"what": "producer without declared topics: this client never starts"})
 		os.Exit(4)
 	}
+	c := &counters{n: fields{"sent": 0, "ended": 0, "checked": 0}}
+	allChecked := make(chan struct{})
+	options := []rmq.ProducerOption{rmq.WithTopics(a.topic)}
+	if a.transaction != "" || a.checker != "" {
+		options = append(options, rmq.WithTransactionChecker(a.checking(c, allChecked)))
+	}
 	var p rmq.Producer
 	a.start(func() (err error) {
-		if p, err = rmq.NewProducer(a.config(), rmq.WithTopics(a.topic)); err != nil {
+		if p, err = rmq.NewProducer(a.config(), options...); err != nil {
 			return err
 		}
 		return p.Start()
 	})
-	c := &counters{n: fields{"sent": 0}}
 	a.deadline(c, 2, p.GracefulStop)
 	t0 := time.Now()
 	for i := 0; i < a.count; i++ {
@@ -320,6 +331,8 @@ func produce(a *arguments) {
 		if len(body) < a.size {
 			body = append(body, bytes.Repeat([]byte("."), a.size-len(body))...)
 		}
+		var transaction rmq.Transaction
+		var id string
 		for {
 			m := &rmq.Message{Topic: a.topic, Body: body}
 			if a.hasTag {
@@ -338,13 +351,29 @@ func produce(a *arguments) {
 			if a.hasDelay {
 				m.SetDelayTimestamp(time.Now().Add(ms(a.delay)))
 			}
-			receipts, err := p.Send(context.Background(), m)
+			var receipts []*rmq.SendReceipt
+			var err error
+			if a.transaction == "" {
+				receipts, err = p.Send(context.Background(), m)
+			} else {
+				transaction = p.BeginTransaction()
+				receipts, err = p.SendWithTransaction(context.Background(), m, transaction)
+			}
 			if err == nil && len(receipts) != 1 {
 				err = fmt.Errorf("%d receipts", len(receipts))
 			}
 			if err == nil {
-				emit("sent", fields{"i": i, "id": receipts[0].MessageID, "body": text, "ts": nowMs()})
+				id = receipts[0].MessageID
+				emit("sent", fields{"i": i, "id": id, "body": text, "ts": nowMs()})
 				c.add("sent")
+				if a.recall {
+					id, err := p.Recall(context.Background(), a.topic, receipts[0].RecallHandle)
+					if err != nil {
+						emit("error", fields{"i": i, "code": codeOf(err), "message": err.Error(), "op": "recall"})
+						finish(1, "", p.GracefulStop, nil)
+					}
+					emit("recalled", fields{"id": id, "ts": nowMs()})
+				}
 				break
 			}
 			emit("error", fields{"i": i, "code": codeOf(err), "message": err.Error(), "op": "send"})
@@ -353,8 +382,52 @@ func produce(a *arguments) {
 			}
 			time.Sleep(pause)
 		}
+		if a.transaction == "commit" || a.transaction == "rollback" {
+			time.Sleep(ms(a.endAfter))
+			a.end(p, transaction, id)
+			c.add("ended")
+		}
+	}
+	if a.checks > 0 {
+		<-allChecked
+		time.Sleep(time.Second) // the answer to the last check goes out
 	}
 	finish(0, "done", p.GracefulStop, c.get(nil))
+}
+
+// checking answers the server's checks.
+func (a *arguments) checking(c *counters, allChecked chan struct{}) *rmq.TransactionChecker {
+	return &rmq.TransactionChecker{Check: func(m *rmq.MessageView) rmq.TransactionResolution {
+		name := a.checker
+		if name == "" {
+			name = "unknown"
+		}
+		text, _, _ := bytes.Cut(m.GetBody(), []byte("."))
+		emit("checked", fields{"id": m.GetMessageId(), "body": string(text), "resolution": name, "ts": nowMs()})
+		if c.add("checked") == a.checks {
+			close(allChecked)
+		}
+		return map[string]rmq.TransactionResolution{"commit": rmq.COMMIT, "rollback": rmq.ROLLBACK}[name]
+	}}
+}
+
+func (a *arguments) end(p rmq.Producer, t rmq.Transaction, id string) {
+	for {
+		end := t.Commit
+		if a.transaction == "rollback" {
+			end = t.RollBack
+		}
+		err := end()
+		if err == nil {
+			emit("ended", fields{"id": id, "resolution": a.transaction, "ts": nowMs()})
+			return
+		}
+		emit("error", fields{"id": id, "code": codeOf(err), "message": err.Error(), "op": "end"})
+		if !a.keepGoing {
+			finish(1, "", p.GracefulStop, nil)
+		}
+		time.Sleep(pause)
+	}
 }
 
 func simple(a *arguments) {

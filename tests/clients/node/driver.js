@@ -73,7 +73,7 @@ function args() {
   const flag = { type: 'boolean', default: false };
   const common = {
     endpoint: text, tls: flag, ca: text, topic: text, count: text, timeout: text, 'timeout-ms': text,
-    'start-timeout-ms': text, 'keep-going': flag,
+    'start-timeout-ms': text, 'keep-going': flag, recall: flag,
   };
   const consumer = { ...common, group: text, filter: text, sql: flag, 'on-message': text };
   const options = {
@@ -81,6 +81,7 @@ function args() {
     produce: {
       ...common, size: text, tag: text, key: { type: 'string', multiple: true }, prop: { type: 'string', multiple: true },
       'message-group': text, fifo: text, 'delay-ms': text, prefix: text, rate: text, 'topic-declare': text,
+      transaction: text, 'end-after-ms': text, checker: text, checks: text,
     },
     simple: { ...consumer, batch: text, 'invisible-ms': text, 'await-ms': text },
     push: { ...consumer, 'linger-ms': text },
@@ -99,7 +100,7 @@ function args() {
   };
   const a = {
     cmd,
-    endpoint: v.endpoint, tls: v.tls, ca: v.ca, topic: v.topic, keepGoing: v['keep-going'],
+    endpoint: v.endpoint, tls: v.tls, ca: v.ca, topic: v.topic, keepGoing: v['keep-going'], recall: v.recall,
     count: number('count', cmd === 'produce' ? 1 : 0),
     timeout: number('timeout-ms', number('timeout', 30000)),
     startTimeout: number('start-timeout-ms', 30000),
@@ -107,6 +108,7 @@ function args() {
     messageGroup: v['message-group'] ?? v.fifo,
     delay: v['delay-ms'] === undefined ? undefined : number('delay-ms'),
     prefix: v.prefix ?? 'm', rate: number('rate', 0), declare: (v['topic-declare'] ?? 'yes') === 'yes',
+    transaction: v.transaction, endAfter: number('end-after-ms', 0), checker: v.checker, checks: number('checks', 0),
     group: v.group, filter: v.filter ?? '*', sql: v.sql, onMessage: v['on-message'] ?? 'ack',
     batch: number('batch', 16), invisible: number('invisible-ms', 10000), await: number('await-ms', 5000),
     linger: number('linger-ms', 1000),
@@ -132,7 +134,7 @@ if (a.tls) {
   process.env.GRPC_DEFAULT_SSL_ROOTS_FILE_PATH = a.ca;
 }
 const mq = require('rocketmq-client-nodejs');
-const { FilterType } = require('rocketmq-client-nodejs/proto/apache/rocketmq/v2/definition_pb');
+const { FilterType, TransactionResolution } = require('rocketmq-client-nodejs/proto/apache/rocketmq/v2/definition_pb');
 
 const logs = process.env.FERROMQ_DRIVER_LOGS || path.join(os.tmpdir(), 'ferromq-drivers');
 fs.mkdirSync(logs, { recursive: true });
@@ -174,8 +176,22 @@ function deadline(client, state, withoutCount) {
 }
 
 async function produce() {
-  const client = await start(() => new mq.Producer({ ...common, topics: a.declare ? [ a.topic ] : undefined }));
-  const state = { sent: 0 };
+  const state = { sent: 0, ended: 0, checked: 0 };
+  const resolutions = {
+    commit: TransactionResolution.COMMIT, rollback: TransactionResolution.ROLLBACK,
+    unknown: TransactionResolution.TRANSACTION_RESOLUTION_UNSPECIFIED,
+  };
+  let checked;
+  const allChecked = new Promise(resolve => { checked = resolve; });
+  const checker = a.transaction || a.checker ? {
+    async check(m) {
+      const resolution = a.checker ?? 'unknown';
+      emit('checked', { id: m.messageId, body: m.body.toString('utf8').split('.')[0], resolution, ts: Date.now() });
+      if (++state.checked >= a.checks) checked();
+      return resolutions[resolution];
+    },
+  } : undefined;
+  const client = await start(() => new mq.Producer({ ...common, topics: a.declare ? [ a.topic ] : undefined, checker }));
   deadline(client, state);
   const t0 = performance.now();
   for (let i = 0; i < a.count; i++) {
@@ -184,13 +200,18 @@ async function produce() {
     const plain = Buffer.from(text);
     const body = Buffer.concat([ plain, Buffer.alloc(Math.max(0, a.size - plain.length), '.') ]);
     const properties = new Map(a.props.map(kv => [ kv.split('=', 1)[0], kv.slice(kv.indexOf('=') + 1) ]));
+    let transaction;
+    let r;
+    let id;
     for (;;) {
       try {
-        const r = await client.send({
+        transaction = a.transaction ? client.beginTransaction() : undefined;
+        r = await client.send({
           topic: a.topic, body, tag: a.tag, keys: a.keys, properties, messageGroup: a.messageGroup,
           deliveryTimestamp: a.delay === undefined ? undefined : new Date(Date.now() + a.delay),
-        });
-        emit('sent', { i, id: r.messageId, body: text, ts: Date.now() });
+        }, transaction);
+        id = r.messageId;
+        emit('sent', { i, id, body: text, ts: Date.now() });
         state.sent++;
         break;
       } catch (e) {
@@ -199,8 +220,40 @@ async function produce() {
         await sleep(PAUSE);
       }
     }
+    if (a.recall) {
+      try {
+        const recalled = await client.recallMessage(a.topic, r.recallHandle);
+        emit('recalled', { id: recalled.messageId, ts: Date.now() });
+      } catch (e) {
+        emit('error', { i, code: codeOf(e), message: textOf(e), op: 'recall' });
+        return finish(1, null, client);
+      }
+    }
+    if (a.transaction === 'commit' || a.transaction === 'rollback') {
+      await sleep(a.endAfter);
+      await end(client, transaction, id);
+      state.ended++;
+    }
+  }
+  if (a.checks > 0) {
+    await allChecked;
+    await sleep(1000); // the answer to the last check goes out
   }
   return finish(0, 'done', client, state);
+}
+
+async function end(client, transaction, id) {
+  for (;;) {
+    try {
+      await (a.transaction === 'commit' ? transaction.commit() : transaction.rollback());
+      emit('ended', { id, resolution: a.transaction, ts: Date.now() });
+      return;
+    } catch (e) {
+      emit('error', { id, code: codeOf(e), message: textOf(e), op: 'end' });
+      if (!a.keepGoing) await finish(1, null, client);
+      await sleep(PAUSE);
+    }
+  }
 }
 
 const subscriptions = () =>

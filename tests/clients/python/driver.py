@@ -123,9 +123,14 @@ def arguments():
             s.add_argument("--prop", action="append", default=[])
             s.add_argument("--message-group", "--fifo")
             s.add_argument("--delay-ms", type=int)
+            s.add_argument("--recall", action="store_true")
             s.add_argument("--prefix", default="m")
             s.add_argument("--rate", type=float, default=0)
             s.add_argument("--topic-declare", choices=("yes", "no"), default="yes")
+            s.add_argument("--transaction", choices=("commit", "rollback", "leave"))
+            s.add_argument("--end-after-ms", type=int, default=0)
+            s.add_argument("--checker", choices=("commit", "rollback", "unknown"))
+            s.add_argument("--checks", type=int, default=0)
         else:
             s.add_argument("--group", required=True)
             s.add_argument("--filter", default="*")
@@ -180,8 +185,26 @@ def deadline(a, client, without_count, done):
 
 def produce(a, mq, config):
     topics = [a.topic] if a.topic_declare == "yes" else None
-    client = start(a, lambda: mq.Producer(config(), topics, tls_enable=a.tls))
-    state = {"sent": 0}
+    state = {"sent": 0, "ended": 0, "checked": 0}
+    checked = threading.Event()
+    resolutions = {
+        "commit": mq.TransactionResolution.COMMIT,
+        "rollback": mq.TransactionResolution.ROLLBACK,
+        "unknown": mq.TransactionResolution.TRANSACTION_RESOLUTION_UNSPECIFIED,
+    }
+
+    class Checker(mq.TransactionChecker):
+        def check(self, m):
+            answer = a.checker or "unknown"
+            text = bytes(m.body or b"").split(b".", 1)[0].decode("utf-8", "replace")
+            emit("checked", id=m.message_id, body=text, resolution=answer, ts=now_ms())
+            state["checked"] += 1
+            if state["checked"] >= a.checks:
+                checked.set()
+            return resolutions[answer]
+
+    checker = Checker() if a.transaction or a.checker else None
+    client = start(a, lambda: mq.Producer(config(), topics, checker, tls_enable=a.tls))
     deadline(a, client, None, lambda: state)
     t0 = time.monotonic()
     for i in range(a.count):
@@ -204,7 +227,8 @@ def produce(a, mq, config):
                     m.message_group = a.message_group
                 if a.delay_ms is not None:
                     m.delivery_timestamp = seconds(now_ms() + a.delay_ms)
-                r = client.send(m)
+                transaction = client.begin_transaction() if a.transaction else None
+                r = client.send(m, transaction)
                 emit("sent", i=i, id=r.message_id, body=text, ts=now_ms())
                 state["sent"] += 1
                 break
@@ -213,7 +237,33 @@ def produce(a, mq, config):
                 if not a.keep_going:
                     finish(1, None, client)
                 time.sleep(PAUSE)
+        if a.recall:
+            try:
+                emit("recalled", id=client.recall_message(a.topic, r.recall_handle), ts=now_ms())
+            except Exception as e:
+                emit("error", i=i, code=code_of(e), message=text_of(e), op="recall")
+                finish(1, None, client)
+        if a.transaction in ("commit", "rollback"):
+            time.sleep(a.end_after_ms / 1000)
+            end(a, client, transaction, r.message_id)
+            state["ended"] += 1
+    if a.checks > 0:
+        checked.wait()
+        time.sleep(1)  # the answer to the last check goes out
     finish(0, "done", client, **state)
+
+
+def end(a, client, transaction, id):
+    while True:
+        try:
+            transaction.commit() if a.transaction == "commit" else transaction.rollback()
+            emit("ended", id=id, resolution=a.transaction, ts=now_ms())
+            return
+        except Exception as e:
+            emit("error", id=id, code=code_of(e), message=text_of(e), op="end")
+            if not a.keep_going:
+                finish(1, None, client)
+            time.sleep(PAUSE)
 
 
 def expression(a, mq):

@@ -117,6 +117,55 @@ fn a_group_shows_its_progress() {
 }
 
 #[test]
+fn a_group_is_reset_as_the_dry_run_said() {
+    let dir = directory();
+    let server = Server::start(dir.path());
+    assert!(server.admin_command(&["topic", "create", "t", "--queues", "1"]).status.success());
+    assert!(server.client_command(&["produce", "t", "a", "b", "c"]).status.success());
+    let received = server.client_command(&["consume", "t", "--group", "g", "--count", "3"]);
+    assert_eq!(stdout(&received).lines().count(), 3, "{}", stderr(&received));
+    let reset = ["group", "reset", "g", "--topic", "t", "--to", "1"];
+    let told = |dry_run: bool| {
+        let queue = json!({ "queue": 0, "from": 3, "to": 1, "inFlight": 0, "waitingRetry": 0 });
+        json!({ "group": "g", "topic": "t", "dryRun": dry_run, "queues": [queue] })
+    };
+    assert_eq!(json_of(&server, &[&reset[..], &["--dry-run"]].concat()), told(true));
+    assert_eq!(json_of(&server, &["group", "describe", "g"])["queues"][0]["commit"], json!(3));
+    assert_eq!(json_of(&server, &reset), told(false));
+    server.kill();
+    let server = Server::start(dir.path());
+    assert_eq!(json_of(&server, &["group", "describe", "g"])["queues"][0]["commit"], json!(1));
+    let again = server.client_command(&["consume", "t", "--group", "g", "--count", "2"]);
+    assert_eq!(stdout(&again).lines().collect::<Vec<_>>(), ["[0@1] b", "[0@2] c"], "{}", stderr(&again));
+    let to = |position: &str| {
+        let document = json_of(&server, &["group", "reset", "g", "--topic", "t", "--to", position, "--dry-run"]);
+        document["queues"][0]["to"].clone()
+    };
+    assert_eq!((to("begin"), to("end")), (json!(0), json!(3)));
+    assert_eq!((to("2001-01-01T00:00:00Z"), to("2999-01-01T00:00:00Z")), (json!(0), json!(3)));
+    let beyond = refusal(&server, &["group", "reset", "g", "--topic", "t", "--to", "4"]);
+    assert!(beyond.contains("beyond the end of queue 0, which is 3"), "{beyond}");
+    let nowhere = refusal(&server, &["group", "reset", "g", "--topic", "x", "--to", "end"]);
+    assert!(nowhere.contains("topic x does not exist"), "{nowhere}");
+    let no_queue = refusal(&server, &["group", "reset", "g", "--topic", "t", "--queue", "1", "--to", "end"]);
+    assert!(no_queue.contains("queue 1 does not exist"), "{no_queue}");
+}
+
+#[test]
+fn messages_are_consumed_by_an_sql_condition_and_one_that_does_not_read_is_refused() {
+    let dir = directory();
+    let server = Server::start(dir.path());
+    assert!(server.admin_command(&["topic", "create", "t", "--queues", "1"]).status.success());
+    assert!(server.client_command(&["produce", "t", "a", "--tag", "paid"]).status.success());
+    assert!(server.client_command(&["produce", "t", "b"]).status.success());
+    let consume = |condition| server.client_command(&["consume", "t", "--group", "g", "--sql", condition]);
+    assert_eq!(stdout(&consume("TAGS IS NULL")).lines().collect::<Vec<_>>(), ["[0@1] b"]);
+    let refused = consume("price >");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("column 8: expected a property"), "{}", stderr(&refused));
+}
+
+#[test]
 fn names_that_are_not_names_are_refused_with_the_reason() {
     let dir = directory();
     let server = Server::start(dir.path());
@@ -138,6 +187,38 @@ fn what_was_made_is_there_after_kill_9() {
     let server = Server::start(dir.path());
     assert_eq!(json_of(&server, &["topic", "describe", "orders"])["type"], json!("FIFO"));
     assert_eq!(json_of(&server, &["group", "describe", "billing"])["maxAttempts"], json!(5));
+}
+
+#[test]
+fn a_message_that_waits_is_shown_moved_and_cancelled() {
+    let dir = directory();
+    let server = Server::start(dir.path());
+    json_of(&server, &["topic", "create", "reminders", "--type", "delay", "--queues", "1"]);
+    let produced = server.client_command(&["produce", "reminders", "a", "b", "--delay", "30d", "--tag", "x", "--json"]);
+    assert_eq!(produced.status.code(), Some(0), "{}", stderr(&produced));
+    let sent: Vec<Value> = stdout(&produced).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert!(sent[0]["recallHandle"].as_str().is_some_and(|handle| !handle.is_empty()), "{sent:?}");
+    let id = |n: usize| sent[n]["messageId"].as_str().expect("an id").to_owned();
+
+    let list = json_of(&server, &["timer", "list"]);
+    assert_eq!((&list["pending"], list["timers"].as_array().map(Vec::len)), (&json!(2), Some(2)));
+    let found = json_of(&server, &["timer", "find", &id(1)]);
+    assert_eq!(
+        (&found[0]["topic"], &found[0]["tag"], &found[0]["bodyBytes"]),
+        (&json!("reminders"), &json!("x"), &json!(1))
+    );
+    let cancelled = json_of(&server, &["timer", "cancel", &id(0), "--topic", "reminders"]);
+    assert_eq!(cancelled[0]["messageId"], json!(id(0)));
+    let again = refusal(&server, &["timer", "cancel", &id(0)]);
+    assert!(again.contains(&id(0)) && again.contains("ferromq timer list"), "{again}");
+
+    let far = refusal(&server, &["timer", "reschedule", &id(1), "--in", "401d"]);
+    assert!(far.contains("timerMaxDelaySec"), "{far}");
+    json_of(&server, &["timer", "reschedule", &id(1), "--in", "1ms"]);
+    let consumed = server.client_command(&["consume", "reminders", "--group", "g", "--count", "1", "--json"]);
+    assert!(stdout(&consumed).contains(&id(1)), "{}{}", stdout(&consumed), stderr(&consumed));
+    let list = json_of(&server, &["timer", "list"]);
+    assert_eq!((&list["pending"], &list["lateness"]["count"]), (&json!(0), &json!(1)));
 }
 
 #[test]

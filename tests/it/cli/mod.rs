@@ -1,6 +1,7 @@
 //! The command line as a contract: standard output, standard error, exit codes.
 
 mod admin;
+mod apply;
 mod boot;
 mod config;
 mod messages;

@@ -91,3 +91,42 @@ pub fn push_consumer_receives_only_the_tags_it_asked_for(stage: &mut Stage) {
     let consumer = stage.start_with(&command, &["paid || open"]);
     assert_eq!(ids(&consumer.done(), "received"), wanted);
 }
+
+/// The wanted messages come last, so that a consumer that has them has passed all others.
+fn produce_of_several_prices(stage: &Stage) -> BTreeSet<String> {
+    let produce = |more: &str| ids(&stage.run(&format!("produce --topic {TOPIC} --count 10 {more}")), "sent");
+    produce("--tag paid --prop price=5 --prop region=eu --prefix cheap");
+    produce("--tag paid --prop region=eu --prefix unpriced");
+    produce("--tag open --prop price=50 --prop region=eu --prefix open");
+    let mut wanted = produce("--tag paid --prop price=50 --prop region=eu --prefix dear");
+    wanted.extend(produce("--tag paid --prop price=15 --prop region=us --prefix us"));
+    wanted
+}
+
+const SQL: &str = "TAGS = 'paid' AND price BETWEEN 10 AND 100 AND region IN ('eu', 'us')";
+
+pub fn simple_consumer_receives_only_what_its_sql_filter_wants(stage: &mut Stage) {
+    let wanted = produce_of_several_prices(stage);
+    let command = format!("simple --topic {TOPIC} --group {GROUP} --timeout-ms {LOOK_MS} --sql --filter");
+    let consumed = stage.start_with(&command, &[SQL]).done();
+    assert_eq!(ids(&consumed, "received"), wanted);
+    stage.settles(TOPIC, GROUP);
+}
+
+pub fn push_consumer_receives_only_what_its_sql_filter_wants(stage: &mut Stage) {
+    let wanted = produce_of_several_prices(stage);
+    let command = format!("push --topic {TOPIC} --group {GROUP} --timeout-ms {LOOK_MS} --sql --filter");
+    let consumer = stage.start_with(&command, &[SQL]);
+    assert_eq!(ids(&consumer.done(), "received"), wanted);
+    stage.settles(TOPIC, GROUP);
+}
+
+/// A filter that does not read is told when the consumer starts, or polls, and not found in what never comes.
+pub fn an_sql_filter_that_does_not_read_is_refused(stage: &mut Stage) {
+    stage.run(&format!("produce --topic {TOPIC}"));
+    let command = format!("simple --topic {TOPIC} --group {GROUP} --timeout-ms {LOOK_MS} --sql --filter");
+    let mut consumer = stage.start_with(&command, &["price >"]);
+    assert_ne!(consumer.exit_code(), 0);
+    let events = consumer.events();
+    assert!(of(&events, "received").is_empty());
+}

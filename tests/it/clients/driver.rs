@@ -88,15 +88,20 @@ pub fn built(client: Client) -> Result<Driver, Unbuilt> {
 }
 
 fn build(client: Client) -> Result<Driver, Unbuilt> {
+    built_word(client.folder()).map(|word| Driver { client, word })
+}
+
+/// Builds what a folder of `tests/clients` has; the word that runs it.
+pub fn built_word(folder: &str) -> Result<String, Unbuilt> {
     /// `build.sh` exits with it.
     const NO_TOOLCHAIN: i32 = 3;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/build.sh");
-    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("clients").join(client.folder());
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("clients").join(folder);
     let mut command = Command::new("bash");
-    command.arg(script).arg(client.folder()).arg(out);
+    command.arg(script).arg(folder).arg(out);
     let said = process::run(&mut command, BUILD_MAX).map_err(|e| Unbuilt::Failed(e.to_string()))?;
     match (said.status.code(), said.stdout.lines().last()) {
-        (Some(0), Some(word)) => Ok(Driver { client, word: word.to_owned() }),
+        (Some(0), Some(word)) => Ok(word.to_owned()),
         (Some(NO_TOOLCHAIN), _) => Err(Unbuilt::NoToolchain(said.stderr.trim().to_owned())),
         _ => Err(Unbuilt::Failed(said.stderr)),
     }

@@ -7,18 +7,20 @@
 //! The drivers are in `tests/clients`; each is built once, into `target/clients`. Where a toolchain is missing, its
 //! client is skipped with a line that says so, or fails when `CI=true`.
 
-mod driver;
-mod process;
+pub mod driver;
+pub mod process;
 mod server;
 mod stage;
 mod transcript;
 
 mod crash;
+mod delay;
 mod deliver;
 mod groups;
 mod limits;
 mod redeliver;
 mod tls;
+mod transactions;
 
 use driver::{Client, Driver, Unbuilt};
 use stage::Stage;
@@ -40,15 +42,21 @@ macro_rules! claims_of_simple_consumers {
     ($client:expr) => {
         claims! { $client;
             deliver: simple_consumer_receives_what_was_produced, simple_consumer_receives_only_the_tags_it_asked_for,
-                a_client_goes_on_with_the_address_that_it_dialled;
+                a_client_goes_on_with_the_address_that_it_dialled,
+                simple_consumer_receives_only_what_its_sql_filter_wants, an_sql_filter_that_does_not_read_is_refused;
             redeliver: an_unacked_message_comes_again_after_its_invisible_time,
                 a_message_goes_to_the_dead_letter_topic_after_its_last_attempt;
             groups: two_consumers_of_a_group_share_its_messages, two_groups_both_receive_everything;
             limits: a_body_of_4_mib_less_one_is_accepted_and_a_larger_one_refused,
                 a_bad_topic_tag_key_and_group_are_refused_with_their_codes;
             tls: tls_and_plaintext_are_served_on_one_port;
+            delay: a_delayed_message_comes_at_its_time_and_not_before,
+                a_killed_server_delivers_what_waited_once_and_on_time;
             crash: a_killed_server_loses_nothing_acknowledged,
                 a_stopped_server_finishes_and_loses_nothing_acknowledged;
+            transactions: what_is_committed_comes_and_what_is_rolled_back_does_not,
+                another_producer_decides_for_one_that_is_dead, a_producer_that_does_not_know_is_asked_again,
+                a_server_killed_between_half_and_commit_commits, a_killed_server_asks_about_its_half_messages;
         }
     };
 }
@@ -62,10 +70,20 @@ macro_rules! claims_of_changing_consumers {
     };
 }
 
+/// What takes the call that recalls a message.
+macro_rules! claims_of_recalling_producers {
+    ($client:expr) => {
+        claims! { $client;
+            delay: a_recalled_message_never_comes;
+        }
+    };
+}
+
 macro_rules! claims_of_push_consumers {
     ($client:expr) => {
         claims! { $client;
-            deliver: push_consumer_receives_what_was_produced, push_consumer_receives_only_the_tags_it_asked_for;
+            deliver: push_consumer_receives_what_was_produced, push_consumer_receives_only_the_tags_it_asked_for,
+                push_consumer_receives_only_what_its_sql_filter_wants;
             redeliver: a_message_that_a_listener_failed_comes_again,
                 a_message_that_a_listener_always_fails_goes_to_the_dead_letter_topic,
                 a_listener_may_work_for_longer_than_the_invisible_time, what_a_dead_listener_had_comes_to_another;
@@ -78,6 +96,7 @@ macro_rules! claims_of_push_consumers {
 mod go {
     claims_of_simple_consumers!(super::Client::Go);
     claims_of_changing_consumers!(super::Client::Go);
+    claims_of_recalling_producers!(super::Client::Go);
     claims_of_push_consumers!(super::Client::Go);
     // The same for every client.
     claims! { super::Client::Go; crash: a_killed_server_loses_nothing_acknowledged_with_async_flush; }
@@ -85,16 +104,19 @@ mod go {
 mod java {
     claims_of_simple_consumers!(super::Client::Java);
     claims_of_changing_consumers!(super::Client::Java);
+    claims_of_recalling_producers!(super::Client::Java);
     claims_of_push_consumers!(super::Client::Java);
 }
 mod node {
     claims_of_simple_consumers!(super::Client::Node);
     claims_of_changing_consumers!(super::Client::Node);
+    claims_of_recalling_producers!(super::Client::Node);
     claims_of_push_consumers!(super::Client::Node);
 }
 mod python {
     claims_of_simple_consumers!(super::Client::Python);
     claims_of_changing_consumers!(super::Client::Python);
+    claims_of_recalling_producers!(super::Client::Python);
     claims_of_push_consumers!(super::Client::Python);
 }
 mod rust {
@@ -154,7 +176,7 @@ fn driver_or_skip(client: Client) -> Option<Driver> {
 }
 
 /// Says it past the capture of test output, which hides what passing tests print.
-fn skipped(why: &str) {
+pub fn skipped(why: &str) {
     use std::io::Write;
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     // Nobody to tell when standard error is gone.

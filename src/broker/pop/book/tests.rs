@@ -349,6 +349,8 @@ impl Model {
         assert_eq!(book.next().get(), self.first_untouched());
         for n in 0..40 {
             assert_eq!(book.is_done(at(n)), self.map.get(&n) == Some(&Simple::Done), "done {n}");
+            let undone = book.undone_from(at(n));
+            assert!(!book.is_done(undone) && (n..undone.get()).all(|m| book.is_done(at(m))), "undone from {n}");
             assert_eq!(book.is_untouched(at(n)), !self.map.contains_key(&n), "untouched {n}");
         }
         let in_flight = self.map.values().filter(|s| matches!(s, Simple::InFlight { .. })).count();

@@ -1,6 +1,9 @@
 //! The rules of consumption, on the real broker and store over the simulated disk.
 
+mod large;
 mod model;
+mod own;
+mod resetting;
 mod restarting;
 mod reviving;
 mod settling;

@@ -1,6 +1,9 @@
 use super::*;
 use crate::{
-    broker::{OpenError, SettleError, pop::snapshot},
+    broker::{
+        OpenError, SettleError,
+        pop::{book::Issue, snapshot},
+    },
     store::disk::Disk,
 };
 
@@ -229,6 +232,100 @@ async fn a_large_snapshot_is_not_written_again_for_a_few_acks() {
 }
 
 #[tokio::test]
+async fn a_large_snapshot_is_written_again_once_the_log_has_grown_or_it_is_old_so_that_retention_goes_on() {
+    let world = World::new(1);
+    world.send(&["a", "b", "c"]).await;
+    let taken = world.take(3).await;
+    let held = |world: &World| {
+        world.broker.snapshot().unwrap();
+        snapshot::Snapshot::decode(&world.machine.read(&format!("config/{}", snapshot::FILE))).unwrap().held_from
+    };
+    let first = held(&world);
+    let large = || world.broker.inner.pop.snapshots.lock().bytes = (1 << 20) + 1;
+    large();
+    world.ack(&taken[0]).await.unwrap();
+    assert_eq!(held(&world), first);
+    for _ in 0..34 {
+        world.send_bytes(500_000).await;
+    }
+    let second = held(&world);
+    assert!(second.get() > first.get() + (16 << 20), "the log has grown by 16 times its size");
+    large();
+    world.ack(&taken[1]).await.unwrap();
+    world.pass(Duration::from_secs(599));
+    assert_eq!(held(&world), second);
+    world.pass(Duration::from_secs(1));
+    assert!(held(&world) > second, "it is ten minutes old");
+}
+
+#[tokio::test]
+async fn a_receipt_of_a_message_that_the_log_lost_settles_nothing_that_came_in_its_place() {
+    let mut machine = Machine::new();
+    machine.store.flush = crate::store::FlushPolicy::Async { interval: Duration::from_secs(3600) };
+    let world = World::on(machine, 1);
+    world.send(&["lost"]).await;
+    let lost = world.take_one().await;
+    world.machine.disk.crash_with(crate::store::sim::CrashChoice::DropAll);
+    let world = world.crash(1);
+    world.send(&["new"]).await;
+    let acked = world.broker.ack(&topic(), &group(), std::slice::from_ref(&lost.receipt)).await;
+    assert!(acked.is_ok_and(|results| matches!(results[..], [Err(SettleError::Invalid)])));
+    assert_eq!(bodies(&world.take(10).await), ["new"]);
+}
+
+#[tokio::test]
+async fn a_new_group_on_an_emptied_queue_passes_over_nothing_that_came_before_a_crash() {
+    let mut machine = Machine::new();
+    machine.store.flush = crate::store::FlushPolicy::Async { interval: Duration::from_secs(3600) };
+    machine.store.threads = crate::store::Threads::Stepped;
+    machine.store.retention.delete_when = (0..24).collect();
+    let world = World::on(machine, 1);
+    let filler = TopicName::parse("filler").unwrap();
+    world.make(filler.clone(), GroupName::parse("other").unwrap(), 1);
+    world.send(&["a", "b"]).await;
+    for _ in 0..4 {
+        let draft = crate::broker::Draft { body: Bytes::from(vec![b'x'; 500_000]), ..normal("") };
+        world.broker.produce(&filler, vec![draft]).await.unwrap();
+    }
+    let store = world.broker.store().clone();
+    store.step().unwrap();
+    world.broker.snapshot().unwrap();
+    world.pass(Duration::from_secs(73 * 3600));
+    store.step().unwrap();
+    let queue = store.queue(&topic(), QueueId(0));
+    assert_eq!((queue.min(), queue.max()), (at(2), at(2)), "retention has emptied it");
+    assert_eq!(world.take(1).await.len(), 0);
+    world.send(&["c", "d"]).await;
+    store.step_commit().unwrap();
+    drop((store, queue));
+    let world = world.crash(2);
+    assert_eq!(bodies(&world.take(10).await), ["c", "d"]);
+}
+
+#[tokio::test]
+async fn a_subscription_made_while_its_topic_is_forgotten_sits_where_arrivals_find_it() {
+    let world = World::new(1);
+    let (broker, made) = (world.broker.clone(), world.broker.topic("orders").unwrap());
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                broker.subscription(&made, &group()).unwrap();
+            }
+        });
+        for _ in 0..2000 {
+            broker.inner.pop.forget_topic(&topic()).unwrap();
+            let line = broker.subscription(&made, &group()).unwrap().owner.line.clone();
+            let found = broker.inner.pop.polls.line(&topic(), &group());
+            let is_found = std::sync::Arc::ptr_eq(&line, &found);
+            over.fetch_or(!is_found, std::sync::atomic::Ordering::Relaxed);
+            assert!(is_found, "no arrival wakes whoever sits there");
+        }
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}
+
+#[tokio::test]
 async fn a_forgotten_group_begins_anew_even_after_a_crash() {
     for with_snapshot in [false, true] {
         let world = World::new(1);
@@ -303,7 +400,13 @@ async fn a_snapshot_of_a_lost_log_is_not_believed() {
         subscriptions: vec![snapshot::SubscriptionState {
             topic: topic(),
             group: group(),
-            books: vec![snapshot::BookState { queue: QueueId(0), commit: at(50), done: vec![], retries: vec![] }],
+            books: vec![snapshot::BookState {
+                queue: QueueId(0),
+                commit: at(50),
+                done: vec![],
+                retries: vec![],
+                void: Issue::default(),
+            }],
         }],
         ..Default::default()
     };
@@ -332,7 +435,7 @@ proptest::proptest! {
             delay: ms(n(3)),
         };
         let done = vec![at(n(4))..at(n(4) + 1 + n(5))];
-        let book = snapshot::BookState { queue: QueueId(7), commit: at(n(6)), done, retries: vec![retry] };
+        let book = snapshot::BookState { queue: QueueId(7), commit: at(n(6)), done, retries: vec![retry], void: Issue { run: n(6), nonce: n(3) as u32 } };
         let subscription = snapshot::SubscriptionState { topic: topic(), group: group(), books: vec![book] };
         let held_from = crate::types::PhysicalOffset::new(n(7));
         let written = snapshot::Snapshot { run: n(0), settled: at(n(1)), held_from, subscriptions: vec![subscription] };

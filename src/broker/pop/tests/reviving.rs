@@ -132,6 +132,43 @@ async fn a_message_that_cannot_be_dead_lettered_is_tried_again() {
 }
 
 #[tokio::test]
+async fn ending_leases_does_not_wait_for_dead_letters() {
+    let world = World::new(1);
+    let once = crate::broker::GroupChange { retry_max_times: Some(0), ..Default::default() };
+    world.broker.update_group(&group(), once).unwrap();
+    world.send(&["a", "b"]).await;
+    world.take(2).await;
+    world.pass(LEASE);
+    assert_eq!(world.broker.end_leases().await, None);
+    assert_eq!(world.progress(), (0, 0, 2), "they are on their way, which may be slow");
+    world.broker.doomed().await;
+    world.broker.bury().await;
+    assert_eq!(world.progress(), (2, 0, 0));
+}
+
+#[tokio::test]
+async fn what_is_doomed_waits_in_its_book_while_too_much_waits_to_be_moved() {
+    use crate::broker::pop::bury::{Doomed, WAITING_MAX};
+    let world = World::new(1);
+    let once = crate::broker::GroupChange { retry_max_times: Some(0), ..Default::default() };
+    world.broker.update_group(&group(), once).unwrap();
+    world.send(&["a", "b"]).await;
+    let done = world.take_one().await;
+    world.ack(&done).await.unwrap();
+    world.take_one().await;
+    let pop = &world.broker.inner.pop;
+    let book = pop.subscriptions.get(&topic(), &group()).unwrap().books()[0].clone();
+    pop.burials.add(Doomed { book, offsets: vec![at(0); WAITING_MAX] });
+    world.pass(LEASE);
+    assert_eq!(world.broker.end_leases().await, Some(world.machine.clock.now().plus(ms(1000))));
+    world.broker.bury().await;
+    assert_eq!((world.progress(), pop.burials.room()), ((1, 0, 1), WAITING_MAX));
+    world.pass(ms(1000));
+    world.broker.revive().await;
+    assert_eq!(world.progress(), (2, 0, 0));
+}
+
+#[tokio::test]
 async fn books_of_a_deleted_group_are_left_alone() {
     let world = World::new(1);
     world.send(&["a"]).await;

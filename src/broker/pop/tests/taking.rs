@@ -100,6 +100,103 @@ async fn a_long_row_of_other_tags_is_passed_over_in_one_poll() {
     assert_eq!(world.progress(), (10_000, 1, 0));
 }
 
+/// Sends messages with a property `price`, from 0 on.
+async fn send_priced(world: &World, count: usize) {
+    let priced = |price: usize| {
+        let mut properties = PropertiesBuilder::default();
+        properties.push("price", &price.to_string());
+        crate::broker::Draft { properties: properties.build(), ..normal(&price.to_string()) }
+    };
+    let drafts: Vec<_> = (0..count).map(priced).collect();
+    for drafts in drafts.chunks(500) {
+        world.broker.produce(&topic(), drafts.to_vec()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_sql_filter_delivers_what_it_wants_and_the_rest_is_done() {
+    let world = World::new(1);
+    send_priced(&world, 10).await;
+    let filter = Filter::sql("price BETWEEN 3 AND 4 OR price > 8").unwrap();
+    let poll = Take { filter, ..world.poll(10) };
+    let taken = world.broker.take(poll).await.unwrap();
+    assert_eq!(bodies(&taken), ["3", "4", "9"]);
+    assert_eq!((world.progress(), world.settled()), ((3, 3, 0), 0));
+    for delivery in &taken {
+        world.ack(delivery).await.unwrap();
+    }
+    assert_eq!(world.progress(), (10, 0, 0));
+}
+
+#[tokio::test]
+async fn a_filter_that_matches_rarely_gets_through_a_long_row_in_one_poll() {
+    for max in [1, 32] {
+        let world = World::new(1);
+        send_priced(&world, 3001).await;
+        let poll = Take { filter: Filter::sql("price = 3000").unwrap(), ..world.poll(max) };
+        assert_eq!(bodies(&world.broker.take(poll).await.unwrap()), ["3000"]);
+        assert_eq!(world.progress(), (3000, 1, 0));
+    }
+}
+
+#[tokio::test]
+async fn other_tasks_go_on_while_a_filter_passes_over_everything() {
+    let world = World::new(1);
+    send_priced(&world, 3200).await;
+    let poll = Take { filter: Filter::sql("price < 0").unwrap(), ..world.poll(32) };
+    let turns = std::cell::Cell::new(0);
+    let other = async {
+        loop {
+            turns.set(turns.get() + 1);
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        taken = world.broker.take(poll) => assert_eq!(taken.unwrap().len(), 0),
+        () = other => {}
+    }
+    assert!(turns.get() >= 3200 / 32, "only {} turns for others", turns.get());
+    assert_eq!(world.progress(), (3200, 0, 0));
+}
+
+/// A clock that goes on by a millisecond whenever it is read.
+struct Ticking(ManualClock);
+
+impl Clock for Ticking {
+    fn wall(&self) -> Timestamp {
+        self.0.wall()
+    }
+    fn now(&self) -> Deadline {
+        self.0.advance(ms(1));
+        self.0.now()
+    }
+}
+
+#[tokio::test]
+async fn a_poll_is_over_in_time_though_its_filter_is_not_through_and_nothing_is_looked_at_twice() {
+    let world = World::new(1);
+    send_priced(&world, 20_000).await;
+    let World { machine, broker } = world;
+    broker.store().close();
+    drop(broker);
+    let clock = Arc::new(Ticking(ManualClock::at(machine.clock.wall())));
+    let (store, _) = Store::open(machine.store.clone(), Arc::new(machine.disk.clone()), clock.clone()).unwrap();
+    let broker = Broker::open(machine.config.clone(), store, clock.clone()).unwrap();
+    let world = World { machine, broker };
+    let poll = Take { filter: Filter::sql("price < 0").unwrap(), ..world.poll(32) };
+    let mut before = 0;
+    for _ in 0..2 {
+        let until = clock.now().plus(ms(200));
+        let taken = world.broker.take(Take { until, ..poll.clone() }).await.unwrap();
+        let late = until.remaining(clock.now());
+        assert!(taken.is_empty() && late.is_zero() && clock.now() < until.plus(ms(20)));
+        let (done, in_flight, waiting) = world.progress();
+        assert!(done > before && done < 20_000 && in_flight == 0 && waiting == 0, "{done}, {before}");
+        before = done;
+    }
+}
+
 #[tokio::test]
 async fn groups_are_served_independently() {
     let world = World::new(1);
@@ -230,7 +327,7 @@ async fn what_was_booked_and_not_read_comes_again_as_the_same_attempt() {
     let world = World::new(1);
     world.send(&["a", "b"]).await;
     let names = (world.broker.topic("orders").unwrap(), world.broker.group("billing").unwrap());
-    let subscription = world.broker.subscription(&names.0, &group());
+    let subscription = world.broker.subscription(&names.0, &group()).unwrap();
     let parked = {
         let batch = world.broker.walk(&subscription, &names.1, &world.poll(2)).unwrap();
         assert_eq!(world.progress(), (0, 2, 0));

@@ -75,7 +75,7 @@ fn each_fault_has_its_code() {
             Code::BadRequest,
         ),
         (
-            system(|s| s.delivery_timestamp = Some(wire_timestamp(NOW.plus(Duration::from_millis(86_400_001))))),
+            system(|s| s.delivery_timestamp = Some(wire_timestamp(NOW.plus(Duration::from_millis(34_560_000_001))))),
             Code::IllegalDeliveryTime,
         ),
         (system(|s| s.message_group = Some(" ".into())), Code::IllegalMessageGroup),

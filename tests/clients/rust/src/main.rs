@@ -16,6 +16,7 @@ use rocketmq::conf::{ClientOption, LoggingFormat, ProducerOption, SimpleConsumer
 use rocketmq::error::ClientError;
 use rocketmq::model::common::{FilterExpression, FilterType};
 use rocketmq::model::message::{MessageBuilder, MessageView};
+use rocketmq::model::transaction::{Transaction, TransactionResolution};
 use rocketmq::{Producer, SimpleConsumer};
 use serde_json::{json, Value};
 use tokio::time::{sleep, timeout};
@@ -225,6 +226,9 @@ where
 }
 
 async fn produce(a: Args) {
+    if a.has("recall") {
+        unsupported("recall: this client has no such call");
+    }
     let topic = a.need("topic");
     let (count, size) = (a.number("count", 1u64), a.number("size", 0usize));
     let rate: f64 = a.number("rate", 0.0);
@@ -244,9 +248,25 @@ async fn produce(a: Args) {
         option.set_topics(vec![topic.clone()]);
     }
     let connection = client_option(&a);
+    let transaction = a.get("transaction");
+    let is_checking = transaction.is_some() || a.has("checker");
+    let (answer, checked) = (a.get("checker").unwrap_or("unknown".into()), Arc::new(AtomicI64::new(0)));
+    let count_checks = checked.clone();
+    let check = move |_: String, m: MessageView| {
+        emit("checked", json!({ "id": m.message_id(), "body": text(&m), "resolution": answer, "ts": now_ms() }));
+        count_checks.fetch_add(1, SeqCst);
+        match answer.as_str() {
+            "commit" => TransactionResolution::COMMIT,
+            "rollback" => TransactionResolution::ROLLBACK,
+            _ => TransactionResolution::UNKNOWN,
+        }
+    };
     let producer = Arc::new(
         start(&a, async move {
-            let mut producer = Producer::new(option, connection)?;
+            let mut producer = match is_checking {
+                true => Producer::new_transaction_producer(option, connection, Box::new(check))?,
+                false => Producer::new(option, connection)?,
+            };
             producer.start().await?;
             Ok(producer)
         })
@@ -266,6 +286,7 @@ async fn produce(a: Args) {
         let text = format!("{prefix}{i}");
         let mut body = text.clone().into_bytes();
         body.resize(body.len().max(size), b'.');
+        let mut open = None;
         loop {
             let mut builder = MessageBuilder::builder().set_topic(topic.clone()).set_body(body.clone());
             if let Some(tag) = a.get("tag") {
@@ -285,10 +306,20 @@ async fn produce(a: Args) {
                 builder = builder.set_delivery_timestamp((now_ms() + delay + 999) / 1000);
             }
             let producer = producer.clone();
-            let result = call(async move { producer.send(builder.build()?).await }).await;
+            let result = match &transaction {
+                None => call(async move { Ok(producer.send(builder.build()?).await?.message_id().to_string()) }).await,
+                Some(_) => {
+                    let message = builder.enable_transaction();
+                    let begun = call(async move { producer.send_transaction_message(message.build()?).await }).await;
+                    begun.map(|begun| {
+                        let id = begun.message_id().to_string();
+                        open = Some(begun);
+                        id
+                    })
+                }
+            };
             match result {
-                Ok(receipt) => {
-                    let id = receipt.message_id();
+                Ok(id) => {
                     emit("sent", json!({ "i": i, "id": id, "body": text, "ts": now_ms() }));
                     sent.fetch_add(1, SeqCst);
                     break;
@@ -303,9 +334,41 @@ async fn produce(a: Args) {
                 }
             }
         }
+        if let (Some(open), Some("commit" | "rollback")) = (open, transaction.as_deref()) {
+            sleep(a.millis("end-after-ms", 0)).await;
+            end(open, transaction.as_deref() == Some("commit")).await;
+        }
+    }
+    let checks: i64 = a.number("checks", 0);
+    while checked.load(SeqCst) < checks {
+        sleep(PAUSE).await;
+    }
+    if checks > 0 {
+        sleep(Duration::from_secs(1)).await; // the answer to the last check goes out
     }
     // This producer has no shutdown.
     finish(0, "done", json!({ "sent": sent.load(SeqCst) }))
+}
+
+/// Ending takes the transaction, so a failure cannot be tried again.
+async fn end(open: impl Transaction + Send + 'static, commits: bool) {
+    let id = open.message_id().to_string();
+    let ended = call(async move { if commits { open.commit().await } else { open.rollback().await } }).await;
+    match ended {
+        Ok(()) => {
+            let resolution = if commits { "commit" } else { "rollback" };
+            emit("ended", json!({ "id": id, "resolution": resolution, "ts": now_ms() }));
+        }
+        Err(e) => {
+            emit("error", json!({ "id": id, "code": e.code, "message": e.message, "op": "end" }));
+            finish(1, "", json!({}));
+        }
+    }
+}
+
+/// The body up to the padding.
+fn text(m: &MessageView) -> String {
+    String::from_utf8_lossy(m.body().split(|b| *b == b'.').next().unwrap_or_default()).into_owned()
 }
 
 fn received(m: &MessageView) {
@@ -414,7 +477,7 @@ async fn simple(a: Args) {
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let Some(command) = args.first() else { usage("version | produce | simple | push") };
-    const FLAGS: &[&str] = &["tls", "keep-going", "sql"];
+    const FLAGS: &[&str] = &["tls", "keep-going", "sql", "recall"];
     const KNOWN: &[&str] = &[
         "endpoint",
         "ca",
@@ -433,6 +496,10 @@ fn main() {
         "prefix",
         "rate",
         "topic-declare",
+        "transaction",
+        "end-after-ms",
+        "checker",
+        "checks",
         "group",
         "filter",
         "on-message",

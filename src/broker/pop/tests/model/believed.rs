@@ -26,6 +26,21 @@ pub struct Handle {
     /// End of the lease that its text names.
     pub promised: u64,
     pub acked: bool,
+    pub void: Void,
+}
+
+/// Whether a reset has made a receipt void.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Void {
+    No,
+    Perhaps,
+    Yes,
+}
+
+impl Handle {
+    pub fn new(receipt: Receipt, run: u32, promised: u64) -> Self {
+        Self { receipt, run, promised, acked: false, void: Void::No }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -53,13 +68,15 @@ pub struct Believed {
     lease: Option<Lease>,
     /// A lease was open when the last run ended.
     was_live: bool,
+    /// Copies in the dead-letter topic from before resets, at least and at most.
+    buried: (usize, usize),
     pub handles: Vec<Handle>,
 }
 
 impl Believed {
     pub fn new(exists: bool) -> Self {
         let said = vec![Said::Nothing];
-        Self { exists, said, sure: true, lease: None, was_live: false, handles: Vec::new() }
+        Self { exists, said, sure: true, lease: None, was_live: false, buried: (0, 0), handles: Vec::new() }
     }
 
     fn last(&self) -> Said {
@@ -119,8 +136,11 @@ impl Believed {
     pub fn expect(&self, index: usize, run: u32, now: u64) -> Answer {
         let handle = &self.handles[index];
         let open = now < handle.promised;
+        if handle.void == Void::Yes {
+            return Answer::Refusal;
+        }
         if self.is_over() {
-            return match (open, handle.acked) {
+            return match (open, handle.acked && handle.void == Void::No) {
                 (true, true) => Answer::Ok,
                 (true, false) => Answer::Either,
                 (false, _) => Answer::Refusal,
@@ -134,14 +154,15 @@ impl Believed {
         let handle = &self.handles[index];
         let open = now < handle.promised;
         let newest = index + 1 == self.handles.len();
-        if self.is_over() {
+        if self.is_over() || handle.void == Void::Yes {
             return Answer::Refusal;
         }
         if handle.run == run {
             return if self.is_live(index, run, now) { Answer::Ok } else { Answer::Refusal };
         }
         let delivered_since = self.handles.last().is_some_and(|last| last.run == run);
-        match (open && !delivered_since, self.sure && newest && self.was_live) {
+        let was_live = self.was_live && handle.void == Void::No;
+        match (open && !delivered_since, self.sure && newest && was_live) {
             (false, _) => Answer::Refusal,
             (true, true) => Answer::Ok,
             (true, false) => Answer::Either,
@@ -208,6 +229,25 @@ impl Believed {
         }
     }
 
+    /// Its group goes on elsewhere, and this is what is so from now on.
+    pub fn reset(&mut self, said: Said) {
+        let dead = |said: &Said| *said == Said::Dead;
+        self.buried.0 += usize::from(if self.sure { dead(&self.last()) } else { self.said.iter().all(dead) });
+        self.buried.1 += usize::from(if self.sure { dead(&self.last()) } else { self.said.iter().any(dead) });
+        self.said = vec![said];
+        (self.sure, self.exists, self.lease, self.was_live) = (true, true, None, false);
+        self.handles.iter_mut().for_each(|handle| handle.void = Void::Yes);
+    }
+
+    /// Perhaps.
+    pub fn maybe_reset(&mut self, said: Said) {
+        self.buried.1 += usize::from(self.said.contains(&Said::Dead));
+        self.say(said);
+        self.sure = false;
+        let open = self.handles.iter_mut().filter(|handle| handle.void == Void::No);
+        open.for_each(|handle| handle.void = Void::Perhaps);
+    }
+
     pub fn revive(&mut self, now: u64) {
         if let Some(lease) = self.lease.filter(|lease| lease.until <= now) {
             self.lease = None;
@@ -237,12 +277,13 @@ impl Believed {
 
     /// At the end, with so many copies in the dead-letter topic.
     pub fn ends_well(&self, copies: usize) -> bool {
+        let (least, most) = self.buried;
         match self.last() {
-            _ if !self.exists => copies <= 1,
-            Said::Done if self.sure => copies == 0,
-            Said::Dead if self.sure => copies == 1,
+            _ if !self.exists => copies <= most + 1,
+            Said::Done if self.sure => (least..=most).contains(&copies),
+            Said::Dead if self.sure => (least + 1..=most + 1).contains(&copies),
             // Nobody asked for it any more, or the log decided; it is not both.
-            _ => !self.sure && copies <= 1,
+            _ => !self.sure && (least..=most + 1).contains(&copies),
         }
     }
 }

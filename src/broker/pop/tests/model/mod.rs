@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use futures_util::FutureExt;
 
-use self::believed::{Answer, Believed, Handle};
+use self::believed::{Answer, Believed, Handle, Said, Void};
 use super::*;
 use crate::broker::SettleError;
 
@@ -62,7 +62,9 @@ fn random_histories_agree_with_the_model() {
         }
     }
     // A history in which nothing of a kind ever happens would prove nothing about it.
-    for what in ["acked", "refused", "again", "earlier run", "dead", "dropped", "dark", "crash", "changed", "renewed"] {
+    for what in
+        ["acked", "refused", "again", "earlier run", "dead", "dropped", "dark", "crash", "changed", "renewed", "reset"]
+    {
         assert!(counts.get(what).is_some_and(|n| *n > 20), "{what} hardly ever happened: {counts:?}");
     }
 }
@@ -99,7 +101,7 @@ impl Game {
     }
 
     async fn step(&mut self) {
-        match self.dice.roll(24) {
+        match self.dice.roll(25) {
             0..4 => self.send().await,
             4..9 => {
                 let lease = Duration::from_secs(1 + self.dice.roll(20));
@@ -122,7 +124,8 @@ impl Game {
             21 => self.drop_an_ack(),
             22 if self.dice.roll(2) == 0 => self.cut_the_power(),
             22 => self.crash(),
-            _ => self.restart(),
+            23 => self.restart(),
+            _ => self.reset().await,
         }
         // What happens in memory when the power is gone already is of no interest.
         if self.dark || self.world().machine.disk.is_off() {
@@ -157,7 +160,7 @@ impl Game {
         for delivery in taken {
             let body = String::from_utf8(delivery.message.body.to_vec()).unwrap();
             let until = now + invisible.as_millis() as u64;
-            let handle = Handle { receipt: delivery.receipt, run, promised: until, acked: false };
+            let handle = Handle::new(delivery.receipt, run, until);
             let message = self.messages.get_mut(&body).unwrap_or_else(|| panic!("{body} was never sent"));
             if delivery.attempt > 1 {
                 *self.counts.entry("again").or_default() += 1;
@@ -272,7 +275,7 @@ impl Game {
         match changed {
             Ok(receipt) => {
                 assert_ne!(expected, Answer::Refusal, "{body}, handle {index}, at {now}: {message:?}");
-                let handle = Handle { receipt, run, promised: now + wait, acked: false };
+                let handle = Handle::new(receipt, run, now + wait);
                 message.changed(attempt, handle, now, now + wait);
                 self.count("changed");
                 self.safe_if(true);
@@ -305,9 +308,35 @@ impl Game {
         let Some((body, index)) = self.some_handle().filter(|(body, _)| self.messages[body].sure) else { return };
         let receipt = self.messages[&body].handles[index].receipt.clone();
         let forwarded = self.world().broker.forward_to_dead_letter(&topic(), &group(), &receipt).await;
-        self.messages.get_mut(&body).expect("chosen").dead();
+        let message = self.messages.get_mut(&body).expect("chosen");
+        let void = message.handles[index].void;
+        if void != Void::No && matches!(forwarded, Err(SettleError::Expired)) {
+            return;
+        }
+        assert_ne!(void, Void::Yes, "{body}, handle {index}: {message:?}");
+        message.dead();
         self.count("dead");
         self.safe_if(forwarded.is_ok());
+    }
+
+    /// Begins, ends, or anything between, of one queue.
+    async fn reset(&mut self) {
+        let queue = QueueId(self.dice.roll(2) as u32);
+        let end = self.world().broker.store().queue(&topic(), queue).max().get();
+        let to = at(self.dice.roll(end + 1));
+        // Nothing can be read once the power is gone.
+        let there = crate::broker::testing::messages(&self.world().broker, &topic(), queue.0);
+        let reset = self.world().broker.reset_offset(&topic(), &group(), queue, to).await;
+        for stored in there {
+            let body = String::from_utf8(stored.body.to_vec()).unwrap();
+            let message = self.messages.get_mut(&body).expect("only what was sent is there");
+            let said = if stored.queue_offset < to { Said::Done } else { Said::Nothing };
+            if reset.is_ok() { message.reset(said) } else { message.maybe_reset(said) }
+        }
+        if reset.is_ok() {
+            self.count("reset");
+        }
+        self.safe_if(reset.is_ok());
     }
 
     async fn revive(&mut self) {

@@ -37,6 +37,9 @@ import org.apache.rocketmq.client.apis.message.MessageBuilder;
 import org.apache.rocketmq.client.apis.message.MessageView;
 import org.apache.rocketmq.client.apis.producer.Producer;
 import org.apache.rocketmq.client.apis.producer.ProducerBuilder;
+import org.apache.rocketmq.client.apis.producer.SendReceipt;
+import org.apache.rocketmq.client.apis.producer.Transaction;
+import org.apache.rocketmq.client.apis.producer.TransactionResolution;
 
 public final class Driver {
     private static final long PAUSE = 200; // ms between a failure and the next try
@@ -192,11 +195,12 @@ public final class Driver {
     // ---- command line
 
     private static final class Args {
-        private static final Set<String> FLAGS = Set.of("tls", "keep-going", "sql");
+        private static final Set<String> FLAGS = Set.of("tls", "keep-going", "sql", "recall");
         private static final Set<String> KNOWN = Set.of(
             "endpoint", "ca", "topic", "count", "timeout", "timeout-ms", "start-timeout-ms", "size", "tag", "key",
             "prop", "message-group", "fifo", "delay-ms", "prefix", "rate", "topic-declare", "group", "filter",
-            "on-message", "batch", "invisible-ms", "await-ms", "linger-ms");
+            "on-message", "batch", "invisible-ms", "await-ms", "linger-ms", "transaction", "end-after-ms", "checker",
+            "checks");
         private final Map<String, List<String>> found = new LinkedHashMap<>();
 
         Args(List<String> words) {
@@ -317,6 +321,14 @@ public final class Driver {
         t.start();
     }
 
+    /** The body up to the padding. */
+    private static String text(MessageView m) {
+        ByteBuffer buffer = m.getBody();
+        byte[] body = new byte[buffer.remaining()];
+        buffer.get(body);
+        return new String(body, StandardCharsets.UTF_8).split("\\.", 2)[0];
+    }
+
     private static void received(MessageView m, Object... more) {
         ByteBuffer buffer = m.getBody();
         byte[] body = new byte[buffer.remaining()];
@@ -336,16 +348,47 @@ public final class Driver {
 
     // ---- commands
 
-    private void produce() {
+    /** Answers the server's checks. */
+    private TransactionResolution check(MessageView m, Counts counts, CountDownLatch checked) {
+        String name = a.get("checker", "unknown");
+        emit("checked", "id", m.getMessageId().toString(), "body", text(m), "resolution", name,
+            "ts", System.currentTimeMillis());
+        counts.add("checked");
+        checked.countDown();
+        return TransactionResolution.valueOf(name.toUpperCase());
+    }
+
+    private void end(Producer producer, Transaction transaction, String id, Counts counts) {
+        sleep(a.number("end-after-ms", 0));
+        String name = a.get("transaction", "");
+        Call end = () -> {
+            if (name.equals("commit")) {
+                transaction.commit();
+            } else {
+                transaction.rollback();
+            }
+        };
+        while (!attempt("end", id, producer, end)) {
+            // again
+        }
+        emit("ended", "id", id, "resolution", name, "ts", System.currentTimeMillis());
+        counts.add("ended");
+    }
+
+    private void produce() throws InterruptedException {
         String topic = a.need("topic");
+        Counts counts = new Counts("sent", "ended", "checked");
+        CountDownLatch checked = new CountDownLatch((int) a.number("checks", 0));
         Producer producer = start(() -> {
             ProducerBuilder builder = provider.newProducerBuilder().setClientConfiguration(configuration());
             if (a.get("topic-declare", "yes").equals("yes")) {
                 builder.setTopics(topic);
             }
+            if (a.has("transaction") || a.has("checker")) {
+                builder.setTransactionChecker(m -> check(m, counts, checked));
+            }
             return builder.build();
         });
-        Counts counts = new Counts("sent");
         deadline(producer, counts, 2);
         long count = a.number("count", 1);
         int size = (int) a.number("size", 0);
@@ -359,6 +402,8 @@ public final class Driver {
             byte[] plain = text.getBytes(StandardCharsets.UTF_8);
             byte[] body = Arrays.copyOf(plain, Math.max(size, plain.length));
             Arrays.fill(body, plain.length, body.length, (byte) '.');
+            Transaction transaction = null;
+            String id;
             while (true) {
                 try {
                     MessageBuilder b = provider.newMessageBuilder().setTopic(topic).setBody(body);
@@ -378,9 +423,23 @@ public final class Driver {
                     if (a.has("delay-ms")) {
                         b.setDeliveryTimestamp(System.currentTimeMillis() + a.number("delay-ms", 0));
                     }
-                    String id = producer.send(b.build()).getMessageId().toString();
+                    SendReceipt receipt;
+                    if (a.has("transaction")) {
+                        transaction = producer.beginTransaction();
+                        receipt = producer.send(b.build(), transaction);
+                    } else {
+                        receipt = producer.send(b.build());
+                    }
+                    id = receipt.getMessageId().toString();
                     emit("sent", "i", i, "id", id, "body", text, "ts", System.currentTimeMillis());
                     counts.add("sent");
+                    if (a.has("recall")) {
+                        String handle = receipt.getRecallHandle();
+                        attempt("recall", id, producer, () -> {
+                            String recalled = producer.recallMessage(topic, handle).getMessageId().toString();
+                            emit("recalled", "id", recalled, "ts", System.currentTimeMillis());
+                        });
+                    }
                     break;
                 } catch (Throwable e) {
                     emit("error", "i", i, "code", codeOf(e), "message", textOf(e), "op", "send");
@@ -390,6 +449,13 @@ public final class Driver {
                     sleep(PAUSE);
                 }
             }
+            if (transaction != null && !a.get("transaction", "").equals("leave")) {
+                end(producer, transaction, id, counts);
+            }
+        }
+        if (checked.getCount() > 0 || a.number("checks", 0) > 0) {
+            checked.await();
+            sleep(1000); // the answer to the last check goes out
         }
         finish(0, "done", producer, counts.get());
     }

@@ -1,21 +1,12 @@
-//! Which messages a consumer wants.
+//! Tag expressions.
 //!
-//! A tag expression is decided in two steps, as in RocketMQ (`FilterAPI`, `DefaultMessageFilter`): the consume queue keeps
-//! the hash of each message's tag, so most of what does not match is passed over without reading the log; a hash is no
-//! proof, so the text decides once the message is read.
+//! They are decided in two steps, as in RocketMQ (`FilterAPI`, `DefaultMessageFilter`): the consume queue keeps the hash
+//! of each message's tag, so most of what does not match is passed over without reading the log; a hash is no proof, so
+//! the text decides once the message is read.
 
-use crate::types::{StoredMessage, tags_code};
+use crate::types::tags_code;
 
-/// Bytes of a tag expression at most. It bounds what one poll compares for each entry that it walks over.
-pub const EXPRESSION_LEN_MAX: usize = 4096;
-
-/// A parsed filter expression.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Filter {
-    All,
-    /// One of these tags, by text; sorted by hash, then text; each once; not empty.
-    Tags(Vec<Tag>),
-}
+use super::FilterError;
 
 /// A tag and the hash that consume queues keep of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,54 +15,28 @@ pub struct Tag {
     pub code: i64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FilterError {
-    #[error("the tag expression {0:?} names no tag; use * for everything, or tags joined by ||")]
-    NoTag(String),
-    #[error("the tag expression has {len} bytes, the most is {max}")]
-    TooLong { len: usize, max: usize },
+/// The tags of an expression, sorted by hash, then text, each once; `None` when it is everything.
+pub(super) fn parse(expression: &str) -> Result<Option<Vec<Tag>>, FilterError> {
+    if expression.is_empty() || trim(expression) == "*" {
+        return Ok(None);
+    }
+    let mut tags: Vec<Tag> = expression
+        .split("||")
+        .map(trim)
+        .filter(|text| !text.is_empty())
+        .map(|text| Tag { text: text.into(), code: tags_code(Some(text)) })
+        .collect();
+    if tags.is_empty() {
+        return Err(FilterError::NoTag(expression.into()));
+    }
+    tags.sort_unstable_by(|a, b| (a.code, &a.text).cmp(&(b.code, &b.text)));
+    tags.dedup();
+    Ok(Some(tags))
 }
 
-impl Filter {
-    /// A tag expression: empty or `*` is everything, else tags joined by `||`. Blanks around a tag and empty parts do not
-    /// count; case does.
-    pub fn tags(expression: &str) -> Result<Self, FilterError> {
-        let len = expression.len();
-        if len > EXPRESSION_LEN_MAX {
-            return Err(FilterError::TooLong { len, max: EXPRESSION_LEN_MAX });
-        }
-        if expression.is_empty() || trim(expression) == "*" {
-            return Ok(Self::All);
-        }
-        let mut tags: Vec<Tag> = expression
-            .split("||")
-            .map(trim)
-            .filter(|text| !text.is_empty())
-            .map(|text| Tag { text: text.into(), code: tags_code(Some(text)) })
-            .collect();
-        if tags.is_empty() {
-            return Err(FilterError::NoTag(expression.into()));
-        }
-        tags.sort_unstable_by(|a, b| (a.code, &a.text).cmp(&(b.code, &b.text)));
-        tags.dedup();
-        Ok(Self::Tags(tags))
-    }
-
-    /// Whether an entry with this tag hash may match; the text decides later.
-    pub fn may_match(&self, tags_code: i64) -> bool {
-        match self {
-            Self::All => true,
-            Self::Tags(tags) => tags.binary_search_by_key(&tags_code, |tag| tag.code).is_ok(),
-        }
-    }
-
-    /// Whether the consumer wants this message. One without a tag is wanted only by who wants everything.
-    pub fn matches(&self, message: &StoredMessage) -> bool {
-        match self {
-            Self::All => true,
-            Self::Tags(tags) => message.tag().is_some_and(|text| tags.iter().any(|tag| tag.text == text)),
-        }
-    }
+/// Whether one of the tags has this hash.
+pub(super) fn may_match(tags: &[Tag], tags_code: i64) -> bool {
+    tags.binary_search_by_key(&tags_code, |tag| tag.code).is_ok()
 }
 
 /// Java's `String.trim`: everything up to the space goes, other white space stays.
@@ -84,8 +49,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::broker::filter::{EXPRESSION_LEN_MAX, Filter};
     use crate::types::{
-        PhysicalOffset, Properties, QueueId, QueueOffset, SysFlag, Timestamp, TopicName,
+        PhysicalOffset, Properties, QueueId, QueueOffset, StoredMessage, SysFlag, Timestamp, TopicName,
         properties::{PropertiesBuilder, key},
     };
 
@@ -117,6 +83,7 @@ mod tests {
         match Filter::tags(expression).unwrap() {
             Filter::All => vec![],
             Filter::Tags(tags) => tags.into_iter().map(|tag| tag.text).collect(),
+            Filter::Sql(_) => panic!("a tag expression"),
         }
     }
 

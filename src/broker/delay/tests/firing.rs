@@ -1,0 +1,205 @@
+//! When messages come, and what they are then.
+
+use super::*;
+use crate::{broker::testing::topic, types::QueueId, types::properties::key};
+
+#[tokio::test]
+async fn a_message_comes_at_its_time_and_not_a_millisecond_before() {
+    let world = World::new();
+    for (delay, body) in [(70_000, "c"), (1, "a"), (65_536, "b"), (100 * 86_400_000, "d")] {
+        world.send_in(ms(delay), body).await;
+    }
+    let mut expected = Vec::new();
+    for (wait, body) in [(1, "a"), (65_535, "b"), (4_464, "c"), (100 * 86_400_000 - 70_000, "d")] {
+        world.pass(ms(wait - 1)).await;
+        assert_eq!(world.delivered(), expected);
+        world.pass(ms(1)).await;
+        expected.push(body);
+        assert_eq!(world.delivered(), expected);
+    }
+    assert_eq!(world.broker.pending_timers(), 0);
+    let lateness = world.broker.timer_lateness();
+    assert_eq!((lateness.count, lateness.max_ms), (4, 0));
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn the_driver_is_told_when_to_come_and_when_to_come_sooner() {
+    let world = World::new();
+    assert_eq!(world.broker.fire_timers().await, None);
+    world.send_in(HOUR, "later").await;
+    world.broker.fire_timers_sooner().await;
+    let next = world.broker.fire_timers().await.unwrap();
+    assert_eq!(next.remaining(world.machine.clock.now()), HOUR);
+    let told = |broker: Broker| async move {
+        tokio::select! { biased; () = broker.fire_timers_sooner() => true, () = std::future::ready(()) => false }
+    };
+    world.send_in(2 * HOUR, "later still").await;
+    assert!(!told(world.broker.clone()).await);
+    world.send_in(ms(5), "soon").await;
+    assert!(told(world.broker.clone()).await);
+    let next = world.broker.fire_timers().await.unwrap();
+    assert_eq!(next.remaining(world.machine.clock.now()), ms(5));
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn a_message_keeps_what_it_is_and_loses_what_only_the_timer_needs() {
+    let world = World::new();
+    let due = world.wall().plus(HOUR);
+    let ordered = Draft {
+        message_group: Some("g".into()),
+        ..with(
+            &[
+                (key::TIMER_DELIVER_MS, &due.to_string()),
+                (key::SHARDING_KEY, "g"),
+                (key::TAGS, "paid"),
+                (key::KEYS, "k1 k2"),
+                ("colour", "red"),
+            ],
+            "m",
+        )
+    };
+    let sent = world.try_send(ordered.clone()).await.unwrap();
+    world.pass(HOUR).await;
+    let came = messages(&world.broker, &orders(), sent.queue.0).remove(0);
+    assert_eq!((came.born_at, came.born_host, came.reconsume_times), (ordered.born_at, ordered.born_host, 0));
+    assert_eq!((came.message_id(), came.tag(), came.message_group()), (Some("m"), Some("paid"), Some("g")));
+    let mut names: Vec<_> = came.properties.iter().map(|(name, _)| name.to_owned()).collect();
+    names.retain(|name| !name.starts_with("__FERROMQ"));
+    names.sort();
+    assert_eq!(names, ["KEYS", "TAGS", "TIMER_DELIVER_MS", "UNIQ_KEY", "__SHARDINGKEY", "colour"]);
+    let queue = world.broker.store().queue(&orders(), QueueId(sent.queue.0));
+    assert_eq!(queue.entries(came.queue_offset, 1).unwrap()[0].tags_code, crate::types::tags_code(Some("paid")));
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn no_step_of_the_clock_within_a_run_moves_a_message() {
+    let world = World::new();
+    world.send_in(HOUR, "before").await;
+    world.machine.clock.step_wall(world.wall().plus(30 * DAY));
+    world.broker.fire_timers().await;
+    assert_eq!(world.delivered(), [""; 0], "not early");
+    // The clock that a message is accepted by is the clock that its time is meant by.
+    world.send_in(2 * HOUR, "after").await;
+    world.machine.clock.step_wall(Timestamp::from_millis(1_000_000_000_000));
+    world.send_in(3 * HOUR, "back").await;
+    for expected in [&["before"][..], &["after", "before"], &["after", "back", "before"]] {
+        world.pass(HOUR - ms(1)).await;
+        assert_eq!(world.delivered().len(), expected.len() - 1);
+        world.pass(ms(1)).await;
+        assert_eq!(world.delivered(), expected);
+    }
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn days_of_downtime_delay_nothing_that_was_due_meanwhile() {
+    let world = World::new();
+    world.send_in(DAY, "due meanwhile").await;
+    world.send_in(5 * DAY, "due later").await;
+    let world = world.down(4 * DAY);
+    world.broker.fire_timers().await;
+    assert_eq!(world.delivered(), ["due meanwhile"]);
+    assert_eq!(world.broker.timer_lateness().max_ms, 3 * DAY.as_millis() as u64);
+    world.pass(DAY - ms(1)).await;
+    assert_eq!(world.delivered(), ["due meanwhile"]);
+    world.pass(ms(1)).await;
+    assert_eq!(world.delivered(), ["due later", "due meanwhile"]);
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn a_clock_set_back_while_down_does_not_make_a_message_wait_longer_than_it_had_to() {
+    let world = World::new();
+    world.send_in(HOUR, "m").await;
+    world.machine.clock.step_wall(Timestamp::from_millis(world.wall().as_millis() - 300 * DAY.as_millis() as i64));
+    let world = world.restart();
+    world.pass(HOUR - ms(1)).await;
+    assert_eq!(world.delivered(), [""; 0]);
+    world.pass(ms(1)).await;
+    assert_eq!(world.delivered(), ["m"]);
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn a_topic_that_is_deleted_takes_its_waiting_messages_with_it() {
+    let world = World::new();
+    world.send_in(HOUR, "of the first").await;
+    world.broker.delete_topic(&orders()).unwrap();
+    world.make(orders(), MessageType::Delay);
+    world.send_in(HOUR, "of the second").await;
+    let gone = topic("gone");
+    world.make(gone.clone(), MessageType::Delay);
+    world.broker.produce(&gone, vec![at(world.wall().plus(HOUR), "x")]).await.unwrap();
+    world.broker.delete_topic(&gone).unwrap();
+    let world = world.crash(1);
+    world.pass(HOUR).await;
+    assert_eq!(world.delivered(), ["of the second"]);
+    assert_eq!(world.broker.topic("gone"), None);
+    assert_eq!(world.broker.pending_timers(), 0);
+    assert_eq!(world.held_from(), PhysicalOffset::MAX, "the log is not held for what is dropped");
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn a_full_disk_holds_messages_up_and_loses_none() {
+    let world = World::new();
+    world.send_in(ms(10), "m").await;
+    world.machine.disk.set_capacity(world.machine.disk.used());
+    wait_until(|| matches!(world.broker.store().health(), crate::broker::Health::Full { .. })).await;
+    world.machine.clock.advance(ms(10));
+    let again = world.broker.fire_timers().await.unwrap();
+    assert!(again > world.machine.clock.now(), "it does not spin");
+    assert_eq!((world.delivered(), world.broker.pending_timers()), (vec![], 1));
+    world.machine.disk.set_capacity(1 << 40);
+    wait_until(|| matches!(world.broker.store().health(), crate::broker::Health::Ready)).await;
+    world.broker.fire_timers().await;
+    assert_eq!(world.delivered(), ["m"]);
+    world.broker.store().close();
+}
+
+/// The store looks at its disk once a second on a thread of its own.
+async fn wait_until(seen: impl Fn() -> bool) {
+    for _ in 0..1000 {
+        if seen() {
+            return;
+        }
+        tokio::time::sleep(ms(10)).await;
+    }
+    panic!("waited in vain");
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_that_fell_due_while_down_come_at_once() {
+    const COUNT: usize = 100_000;
+    let mut machine = Machine::new();
+    machine.store.segment_bytes = 64 << 20;
+    let world = World::on(machine);
+    for chunk in 0..COUNT / 500 {
+        let due = world.wall().plus(ms(60_000 + (chunk as u64 * 7919) % 3_000_000));
+        let batch = (0..500).map(|n| at(due, &format!("{chunk}-{n}"))).collect();
+        world.broker.produce(&orders(), batch).await.unwrap();
+    }
+    let world = world.down(2 * DAY);
+    assert_eq!(world.broker.pending_timers(), COUNT as u64);
+    world.broker.fire_timers().await;
+    let queues = (0..2).map(|queue| world.broker.store().queue(&orders(), QueueId(queue)).max().get());
+    assert_eq!(queues.sum::<u64>(), COUNT as u64);
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn a_deletion_of_a_topic_that_fails_drops_no_delayed_message() {
+    let world = World::new();
+    world.send_in(ms(5), "kept").await;
+    let entry = world.broker.topic_entry(orders().as_str()).unwrap();
+    let closed = entry.lane.gate.close();
+    world.pass(ms(5)).await;
+    assert_eq!(world.delivered(), Vec::<String>::new());
+    drop(closed);
+    world.pass(ms(1000)).await;
+    assert_eq!(world.delivered(), ["kept"]);
+    world.broker.store().close();
+}

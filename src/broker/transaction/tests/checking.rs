@@ -1,0 +1,182 @@
+//! Asking producers, and giving up.
+
+use std::time::Duration;
+
+use super::*;
+use crate::{broker::Askable, types::Clock};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// One round in which producers can be asked about everything; the bodies of what they were asked about.
+async fn round(broker: &Broker) -> Vec<String> {
+    let round = broker.due_checks(|_| Askable::Now).await;
+    let sent: Vec<_> = round.checks.iter().map(|check| check.transaction).collect();
+    broker.checks_sent(&sent);
+    round.checks.iter().map(|check| body(&check.message)).collect()
+}
+
+fn machine() -> Machine {
+    let mut machine = Machine::new();
+    machine.config.transaction_checks_max = 3;
+    machine
+}
+
+#[tokio::test]
+async fn a_producer_is_asked_after_the_timeout_then_at_intervals_and_at_last_it_is_given_up() {
+    let machine = machine();
+    let broker = machine.start();
+    let name = create(&broker, "T", MessageType::Transaction);
+    let a = send(&broker, &name, "a").await;
+    let first = broker.due_checks(|_| Askable::Now).await;
+    assert!(first.checks.is_empty());
+    assert_eq!(first.next, Some(machine.clock.now().plus(6 * SECOND)));
+    machine.clock.advance(6 * SECOND);
+    let asked = broker.due_checks(|_| Askable::Now).await;
+    assert_eq!(asked.checks.len(), 1);
+    let check = &asked.checks[0];
+    assert_eq!((check.transaction.to_string(), &check.message.topic), (a.clone(), &name));
+    assert_eq!(check.message.properties.get(key::REAL_TOPIC), None);
+    broker.checks_sent(&[check.transaction]);
+    for _ in 0..2 {
+        machine.clock.advance(29 * SECOND);
+        assert_eq!(round(&broker).await, [""; 0]);
+        machine.clock.advance(SECOND);
+        assert_eq!(round(&broker).await, ["a"]);
+    }
+    assert_eq!(undecided(&broker), [""; 0]);
+    machine.clock.advance(30 * SECOND);
+    assert_eq!(round(&broker).await, [""; 0]);
+    broker.store().committed(broker.store().end()).await.unwrap();
+    let given_up = messages(&broker, &TopicName::system(UNDECIDED_TOPIC), 0);
+    assert_eq!(given_up.len(), 1);
+    assert_eq!(given_up[0].properties.get(key::REAL_TOPIC), Some("T"), "an operator sees where it was meant to go");
+    assert_eq!(broker.pending_transactions(), 0);
+    let late = broker.end_transaction(&name, "a", &a, Decision::Commit).await;
+    assert!(late.is_err(), "{late:?}");
+    let broker = machine.crash(broker, 1);
+    assert_eq!((bodies(&broker, &name), undecided(&broker)), (vec![], vec!["a".into()]));
+    broker.store().close();
+}
+
+#[tokio::test]
+async fn checks_are_counted_over_restarts_crashes_and_snapshots() {
+    for (crash, snapshot) in [(false, true), (true, true), (true, false)] {
+        let machine = machine();
+        let mut broker = machine.start();
+        let name = create(&broker, "T", MessageType::Transaction);
+        send(&broker, &name, "a").await;
+        machine.clock.advance(6 * SECOND);
+        for _ in 0..3 {
+            assert_eq!(round(&broker).await, ["a"]);
+            broker.store().committed(broker.store().end()).await.unwrap();
+            if snapshot {
+                broker.snapshot().unwrap();
+            }
+            broker = if crash { machine.crash(broker, 5) } else { machine.restart(broker) };
+            assert_eq!(round(&broker).await, [""; 0], "it is asked at intervals, restarts or not");
+            machine.clock.advance(30 * SECOND + Duration::from_millis(2));
+        }
+        assert_eq!(round(&broker).await, [""; 0]);
+        broker.store().committed(broker.store().end()).await.unwrap();
+        assert_eq!(undecided(&broker), ["a"]);
+        broker.store().close();
+    }
+}
+
+#[tokio::test]
+async fn time_before_a_restart_counts_and_a_stepped_clock_makes_nobody_wait_longer() {
+    let machine = machine();
+    let broker = machine.start();
+    let name = create(&broker, "T", MessageType::Transaction);
+    send(&broker, &name, "a").await;
+    machine.clock.advance(4 * SECOND);
+    let broker = machine.restart(broker);
+    machine.clock.advance(SECOND);
+    assert_eq!(round(&broker).await, [""; 0]);
+    machine.clock.advance(SECOND);
+    assert_eq!(round(&broker).await, ["a"]);
+    send(&broker, &name, "b").await;
+    machine.clock.step_wall(crate::types::Timestamp::from_millis(1));
+    let broker = machine.restart(broker);
+    machine.clock.advance(31 * SECOND);
+    let mut asked = round(&broker).await;
+    asked.sort();
+    assert_eq!(asked, ["a", "b"]);
+    broker.store().close();
+}
+
+#[tokio::test]
+async fn a_message_may_have_a_time_of_its_own() {
+    let machine = machine();
+    let broker = machine.start();
+    let name = create(&broker, "T", MessageType::Transaction);
+    for (body, own) in [("quick", "1"), ("slow", "60"), ("malformed", "x"), ("default", "-1")] {
+        let draft = half_with(body, &[(key::CHECK_IMMUNITY_TIME_IN_SECONDS, own)]);
+        broker.produce(&name, vec![draft]).await.unwrap();
+    }
+    machine.clock.advance(SECOND);
+    assert_eq!(round(&broker).await, ["quick"]);
+    machine.clock.advance(5 * SECOND);
+    assert_eq!(round(&broker).await, ["malformed", "default"]);
+    machine.clock.advance(54 * SECOND);
+    assert!(round(&broker).await.contains(&"slow".into()));
+    broker.store().close();
+}
+
+#[tokio::test]
+async fn a_check_that_reaches_nobody_does_not_count() {
+    let machine = machine();
+    let broker = machine.start();
+    let name = create(&broker, "T", MessageType::Transaction);
+    let a = send(&broker, &name, "a").await;
+    machine.clock.advance(6 * SECOND);
+    for _ in 0..50 {
+        let round = broker.due_checks(|topic| {
+            assert_eq!(topic, &name);
+            Askable::Nobody
+        });
+        let round = round.await;
+        assert!(round.checks.is_empty());
+        assert_eq!(round.next, Some(machine.clock.now().plus(5 * SECOND)));
+        machine.clock.advance(5 * SECOND);
+    }
+    assert_eq!(round(&broker).await, ["a"]);
+    broker.end_transaction(&name, "a", &a, Decision::Commit).await.unwrap();
+    assert_eq!(bodies(&broker, &name), ["a"]);
+    broker.store().close();
+}
+
+#[tokio::test]
+async fn what_is_older_than_retention_is_given_up_though_nobody_was_asked() {
+    let machine = machine();
+    let broker = machine.start();
+    let name = create(&broker, "T", MessageType::Transaction);
+    send(&broker, &name, "a").await;
+    machine.clock.advance(Duration::from_secs(40 * 3600));
+    broker.due_checks(|_| Askable::Nobody).await;
+    let broker = machine.restart(broker);
+    machine.clock.advance(Duration::from_secs(31 * 3600));
+    broker.due_checks(|_| Askable::Nobody).await;
+    assert_eq!(broker.pending_transactions(), 1);
+    machine.clock.advance(Duration::from_secs(3600));
+    broker.due_checks(|_| Askable::Nobody).await;
+    broker.store().committed(broker.store().end()).await.unwrap();
+    assert_eq!((broker.pending_transactions(), undecided(&broker)), (0, vec!["a".into()]));
+    broker.store().close();
+}
+
+#[tokio::test]
+async fn a_round_is_bounded_and_the_next_goes_on() {
+    let machine = machine();
+    let broker = machine.start();
+    let name = create(&broker, "T", MessageType::Transaction);
+    let drafts: Vec<_> = (0..300).map(|i| half(&format!("m{i}"))).collect();
+    broker.produce(&name, drafts).await.unwrap();
+    machine.clock.advance(6 * SECOND);
+    let first = broker.due_checks(|_| Askable::Now).await;
+    assert_eq!((first.checks.len(), first.next), (256, Some(machine.clock.now())));
+    let second = broker.due_checks(|_| Askable::Now).await;
+    assert_eq!(second.checks.len(), 44);
+    assert!(second.next > Some(machine.clock.now()));
+    broker.store().close();
+}

@@ -1,0 +1,122 @@
+use super::*;
+
+fn client(id: &str) -> ClientId {
+    ClientId::parse(id).unwrap()
+}
+
+fn told() -> Told {
+    Told { role: Role::Producer { topics: vec![] }, request_timeout: Some(Duration::from_secs(3)) }
+}
+
+fn sessions() -> Arc<Sessions> {
+    Arc::new(Sessions::new(2, 2))
+}
+
+#[test]
+fn the_newest_stream_gets_the_commands() {
+    let (all, a) = (sessions(), client("a"));
+    let mut old = all.open(&a, Language::Java).unwrap();
+    let mut new = all.open(&a, Language::Java).unwrap();
+    all.push(&a, TelemetryCommand::default()).unwrap();
+    assert!(new.commands.try_recv().is_ok());
+    assert!(old.commands.try_recv().is_err());
+}
+
+#[test]
+fn an_older_stream_that_ends_does_not_end_the_newer() {
+    let (all, a) = (sessions(), client("a"));
+    let old = all.open(&a, Language::Java).unwrap();
+    let mut new = all.open(&a, Language::Java).unwrap();
+    all.tell(&a, told()).unwrap();
+    drop(old);
+    all.push(&a, TelemetryCommand::default()).unwrap();
+    assert!(new.commands.try_recv().is_ok());
+    drop(new);
+    assert_eq!(all.push(&a, TelemetryCommand::default()), Err(PushError::NoStream));
+    assert!(all.knows(&a), "settings outlive the stream, since the client reconnects");
+}
+
+#[test]
+fn settings_stay_while_a_stream_is_open() {
+    let (all, a) = (sessions(), client("a"));
+    let stream = all.open(&a, Language::Java).unwrap();
+    assert!(all.tell(&a, told()).unwrap());
+    assert!(!all.tell(&a, told()).unwrap());
+    all.silent(std::slice::from_ref(&a));
+    assert!(all.knows(&a));
+    drop(stream);
+    assert!(!all.knows(&a));
+    assert_eq!(all.len(), 0);
+}
+
+#[test]
+fn a_sign_of_life_undoes_silence() {
+    let (all, a) = (sessions(), client("a"));
+    let stream = all.open(&a, Language::Java).unwrap();
+    all.tell(&a, told()).unwrap();
+    all.silent(std::slice::from_ref(&a));
+    assert!(all.heard(&a).is_some());
+    drop(stream);
+    assert!(all.knows(&a));
+    all.silent(std::slice::from_ref(&a));
+    assert_eq!(all.len(), 0);
+}
+
+#[test]
+fn sessions_streams_and_commands_are_bounded() {
+    let (all, a) = (sessions(), client("a"));
+    let streams = [all.open(&a, Language::Java).unwrap(), all.open(&a, Language::Java).unwrap()];
+    assert_eq!(all.open(&a, Language::Java).err().unwrap().code, Code::TooManyRequests);
+    all.tell(&client("b"), told()).unwrap();
+    assert_eq!(all.tell(&client("c"), told()).unwrap_err().code, Code::TooManyRequests);
+    assert_eq!(all.open(&client("c"), Language::Java).err().unwrap().code, Code::TooManyRequests);
+    for _ in 0..COMMANDS_MAX {
+        all.push(&a, TelemetryCommand::default()).unwrap();
+    }
+    assert_eq!(all.push(&a, TelemetryCommand::default()), Err(PushError::Full));
+    drop(streams);
+    assert_eq!(all.len(), 1, "a stream without settings leaves nothing behind");
+}
+
+#[test]
+fn goodbye_forgets_the_settings() {
+    let (all, a) = (sessions(), client("a"));
+    assert!(!all.goodbye(&a));
+    all.tell(&a, told()).unwrap();
+    assert!(all.goodbye(&a));
+    assert_eq!(all.len(), 0);
+}
+
+fn publishing(topics: &[&str]) -> Told {
+    let topics = topics.iter().map(|name| TopicName::parse(name).unwrap()).collect();
+    Told { role: Role::Producer { topics }, request_timeout: None }
+}
+
+#[test]
+fn producers_are_known_by_topic_until_they_are_gone() {
+    let (all, a, b) = (sessions(), client("a"), client("b"));
+    let topic = |name| TopicName::parse(name).unwrap();
+    let mut streams = [all.open(&a, Language::Java).unwrap(), all.open(&b, Language::Go).unwrap()];
+    all.tell(&a, publishing(&["T"])).unwrap();
+    all.tell(&a, publishing(&["T", "U"])).unwrap();
+    assert_eq!(all.room_to_ask(&topic("V")), None);
+    all.published(&b, &topic("V"));
+    all.published(&b, &topic("V"));
+    assert_eq!([all.room_to_ask(&topic("T")), all.room_to_ask(&topic("V"))], [Some(COMMANDS_MAX); 2]);
+    let ask = |name| all.ask(&topic(name), |_| TelemetryCommand::default());
+    for _ in 0..COMMANDS_MAX {
+        assert!(ask("T"));
+    }
+    assert!(!ask("T") && ask("V"));
+    assert_eq!(all.room_to_ask(&topic("U")), Some(0));
+    streams[0].commands.try_recv().unwrap();
+    assert!(ask("U"));
+    // A consumer publishes nothing.
+    let group = crate::types::GroupName::parse("g").unwrap();
+    all.tell(&b, Told { role: Role::Consumer { group }, request_timeout: None }).unwrap();
+    assert_eq!(all.room_to_ask(&topic("V")), None);
+    all.goodbye(&a);
+    assert!(!ask("T"));
+    drop(streams);
+    assert_eq!((all.len(), all.table.read().producers.topics()), (1, 0));
+}

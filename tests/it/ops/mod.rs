@@ -1,0 +1,6 @@
+//! How the server reaches its users: chart, container, archive.
+
+mod chart;
+mod container;
+mod dependencies;
+mod dist;
