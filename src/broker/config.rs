@@ -33,6 +33,9 @@ pub struct Config {
     pub snapshot_interval: Duration,
     /// `channelExpiredTimeout`: a client without heartbeat for this long is gone.
     pub client_timeout: Duration,
+    /// `syncFlushTimeout`: how long a send or an acknowledgement waits to be as safe as the flush policy says, before it is
+    /// answered that this is not known.
+    pub sync_flush_timeout: Duration,
     /// Topics and groups at most (together with what was auto-created).
     pub topics_max: usize,
     pub groups_max: usize,
@@ -55,6 +58,7 @@ impl Default for Config {
             retry_max_times: 16,
             snapshot_interval: Duration::from_secs(5),
             client_timeout: Duration::from_secs(120),
+            sync_flush_timeout: Duration::from_secs(5),
             topics_max: 100_000,
             groups_max: 100_000,
         }

@@ -1,11 +1,23 @@
 //! What the broker can refuse: one enum for each verb, each variant with the data that a front needs to word it.
 
+use std::time::Duration;
+
 use crate::{
     store::{AppendError, Poisoned, ReadError},
     types::{GroupName, MessageType, TopicName},
 };
 
-/// Why a message was not stored.
+/// Why what has its place in the log may not be called safe.
+#[derive(Clone, Debug)]
+pub enum Unconfirmed {
+    /// The disk did not answer in time. It may do so later.
+    Late {
+        within: Duration,
+    },
+    Poisoned(Poisoned),
+}
+
+/// Why a message was not stored, or is not known to be.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ProduceError {
     #[error("topic {0} does not exist; create it with `ferromq topic create {0}`")]
@@ -22,6 +34,13 @@ pub enum ProduceError {
     TooManyTopics(usize),
     #[error(transparent)]
     Append(#[from] AppendError),
+    /// The messages are in the log, and consumers may get them.
+    #[error(
+        "the message is written, but the disk did not confirm it within {} ms (syncFlushTimeout): it may be kept and \
+         delivered all the same; sending it again may store it twice",
+        within.as_millis()
+    )]
+    Unconfirmed { within: Duration },
     /// Metadata could not be written.
     #[error("saving the topic table: {0}")]
     Metadata(String),
@@ -69,6 +88,30 @@ pub enum SettleError {
     Read(#[from] ReadError),
     #[error(transparent)]
     Poisoned(#[from] Poisoned),
+    /// It is settled for as long as this server runs; whether a crash would undo that is not known.
+    #[error(
+        "it is written, but the disk did not confirm it within {} ms (syncFlushTimeout): a crash may undo it; repeat it",
+        within.as_millis()
+    )]
+    Unconfirmed { within: Duration },
+}
+
+impl From<Unconfirmed> for ProduceError {
+    fn from(why: Unconfirmed) -> Self {
+        match why {
+            Unconfirmed::Late { within } => Self::Unconfirmed { within },
+            Unconfirmed::Poisoned(why) => Self::Append(why.into()),
+        }
+    }
+}
+
+impl From<Unconfirmed> for SettleError {
+    fn from(why: Unconfirmed) -> Self {
+        match why {
+            Unconfirmed::Late { within } => Self::Unconfirmed { within },
+            Unconfirmed::Poisoned(why) => Self::Poisoned(why),
+        }
+    }
 }
 
 /// Why a topic or group was not made, changed or deleted.

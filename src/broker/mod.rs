@@ -35,7 +35,12 @@ pub use pop::{Delivery, Progress, Receipt, Take};
 pub use produce::{Draft, Produced};
 
 pub use crate::store::{AppendError, Health, Poisoned, ReadError};
-use crate::{store::Store, types::Clock};
+use error::Unconfirmed;
+
+use crate::{
+    store::Store,
+    types::{Clock, PhysicalOffset},
+};
 
 /// The broker; a cheap clone.
 #[derive(Clone)]
@@ -80,6 +85,15 @@ impl Broker {
     }
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.inner.clock
+    }
+    /// Waits until everything below `end` is as safe as the flush policy says, for `syncFlushTimeout` at most: a disk
+    /// that hangs is no reason for a client to hear nothing.
+    async fn confirmed(&self, end: PhysicalOffset) -> Result<(), Unconfirmed> {
+        let within = self.inner.config.sync_flush_timeout;
+        match tokio::time::timeout(within, self.inner.store.committed(end)).await {
+            Ok(committed) => committed.map_err(Unconfirmed::Poisoned),
+            Err(_) => Err(Unconfirmed::Late { within }),
+        }
     }
     /// Ends every parked poll with nothing, and lets no new one park: for the drain.
     pub fn end_polls(&self) {

@@ -2,14 +2,14 @@
 //!
 //! What a front has checked already (names, properties, form) is not looked at again. Checked here, in this order: the
 //! body's size, the topic, its type, its permission. Then every message of the call gets its queue, all of them enter the
-//! log as one unit, and the answer waits for the flush policy.
+//! log as one unit, and the answer waits for the flush policy, but not for ever.
 
 use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 
 use crate::{
-    store::{AppendError, Purpose, Ticket},
+    store::{Purpose, Ticket},
     types::{MessageType, NewMessage, Properties, QueueId, QueueOffset, SysFlag, Timestamp, TopicName, java_hash},
 };
 
@@ -56,7 +56,7 @@ impl Broker {
             self.check_types(&entry, &drafts)?;
         }
         let (queues, ticket) = self.append_drafts(&entry, drafts)?;
-        self.inner.store.committed(ticket.end).await.map_err(AppendError::from)?;
+        self.confirmed(ticket.end).await?;
         let offsets = ticket.appended.iter().map(|appended| appended.queue_offset);
         Ok(queues.into_iter().zip(offsets).map(|(queue, offset)| Produced { queue, offset }).collect())
     }

@@ -5,7 +5,7 @@
 //! settings for minutes, or never.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -27,19 +27,65 @@ use super::status::Refusal;
 /// Commands that wait for one client at most.
 const COMMANDS_MAX: usize = 16;
 
+/// Topics of one producer that are kept.
+const TOPICS_MAX: usize = 1024;
+
 /// The sessions of all clients.
 pub struct Sessions {
-    table: RwLock<HashMap<ClientId, Session>>,
+    table: RwLock<Table>,
     /// Numbers the streams; a later one is a newer one.
     streams: AtomicU64,
     sessions_max: usize,
     streams_max: u32,
 }
 
+#[derive(Default)]
+struct Table {
+    sessions: HashMap<ClientId, Session>,
+    /// Those without a stream, by how long they have had none: they make room for others, since their clients are
+    /// served without a session too.
+    loose: BTreeMap<u64, ClientId>,
+    /// Numbers what becomes loose.
+    loosened: u64,
+}
+
+impl Table {
+    fn insert(&mut self, client: &ClientId) {
+        let session = Session { loose: Some(self.loosened), ..Session::default() };
+        self.loose.insert(self.loosened, client.clone());
+        self.loosened += 1;
+        self.sessions.insert(client.clone(), session);
+    }
+
+    /// The session has no stream any more.
+    fn loosen(&mut self, client: &ClientId) {
+        if let Some(session) = self.sessions.get_mut(client) {
+            session.loose = Some(self.loosened);
+            self.loose.insert(self.loosened, client.clone());
+            self.loosened += 1;
+        }
+    }
+
+    fn remove(&mut self, client: &ClientId) {
+        if let Some(number) = self.sessions.remove(client).and_then(|session| session.loose) {
+            self.loose.remove(&number);
+        }
+    }
+
+    /// Forgets the session that has been without a stream for longest; false when all have one.
+    fn make_room(&mut self) -> bool {
+        let Some((_, client)) = self.loose.pop_first() else { return false };
+        self.sessions.remove(&client);
+        true
+    }
+}
+
 /// What the server keeps of one client.
 #[derive(Default)]
 struct Session {
     told: Option<Told>,
+    /// Its place among those without a stream.
+    loose: Option<u64>,
     /// Open streams.
     streams: u32,
     /// The newest stream: the one that commands go to.
@@ -80,7 +126,8 @@ impl Sessions {
     /// Opens a stream, which from now on gets the client's commands.
     pub fn open(self: &Arc<Self>, client: &ClientId) -> Result<Stream, Refusal> {
         let mut table = self.table.write();
-        let session = self.entry(&mut table, client)?;
+        let table = &mut *table;
+        let session = self.entry(&mut *table, client)?;
         if session.streams >= self.streams_max {
             let text = format!("the client id has {} open Telemetry streams, which is the most", session.streams);
             return Err(Refusal::new(Code::TooManyRequests, text));
@@ -89,42 +136,47 @@ impl Sessions {
         let (sender, commands) = mpsc::channel(COMMANDS_MAX);
         session.streams += 1;
         session.newest = Some((number, sender));
+        if let Some(loose) = session.loose.take() {
+            table.loose.remove(&loose);
+        }
         Ok(Stream { sessions: self.clone(), client: client.clone(), number, commands })
     }
 
     /// Remembers what a client told; true when it is the first time.
-    pub fn tell(&self, client: &ClientId, told: Told) -> Result<bool, Refusal> {
+    pub fn tell(&self, client: &ClientId, mut told: Told) -> Result<bool, Refusal> {
+        if let Role::Producer { topics } = &mut told.role {
+            topics.truncate(TOPICS_MAX);
+        }
         let mut table = self.table.write();
         let session = self.entry(&mut table, client)?;
         session.silent = false;
         Ok(session.told.replace(told).is_none())
     }
 
-    fn entry<'a>(
-        &self,
-        table: &'a mut HashMap<ClientId, Session>,
-        client: &ClientId,
-    ) -> Result<&'a mut Session, Refusal> {
-        if table.len() >= self.sessions_max && !table.contains_key(client) {
-            let text = format!("{} clients are connected, which is the most", table.len());
-            return Err(Refusal::new(Code::TooManyRequests, text));
+    fn entry<'a>(&self, table: &'a mut Table, client: &ClientId) -> Result<&'a mut Session, Refusal> {
+        if !table.sessions.contains_key(client) {
+            if table.sessions.len() >= self.sessions_max && !table.make_room() {
+                let text = format!("{} clients are connected, which is the most", table.sessions.len());
+                return Err(Refusal::new(Code::TooManyRequests, text));
+            }
+            table.insert(client);
         }
-        Ok(table.entry(client.clone()).or_default())
+        Ok(table.sessions.entry(client.clone()).or_default())
     }
 
     pub fn request_timeout(&self, client: &ClientId) -> Option<Duration> {
-        self.table.read().get(client)?.told.as_ref()?.request_timeout
+        self.table.read().sessions.get(client)?.told.as_ref()?.request_timeout
     }
 
     /// Whether the client's settings are known.
     pub fn knows(&self, client: &ClientId) -> bool {
-        self.table.read().get(client).is_some_and(|s| s.told.is_some())
+        self.table.read().sessions.get(client).is_some_and(|s| s.told.is_some())
     }
 
     /// Gives a command to the client's newest stream.
     pub fn push(&self, client: &ClientId, command: TelemetryCommand) -> Result<(), PushError> {
         let table = self.table.read();
-        let (_, sender) = table.get(client).and_then(|s| s.newest.as_ref()).ok_or(PushError::NoStream)?;
+        let (_, sender) = table.sessions.get(client).and_then(|s| s.newest.as_ref()).ok_or(PushError::NoStream)?;
         sender.try_send(command).map_err(|e| match e {
             mpsc::error::TrySendError::Full(_) => PushError::Full,
             mpsc::error::TrySendError::Closed(_) => PushError::NoStream,
@@ -134,7 +186,7 @@ impl Sessions {
     /// The client said goodbye: forgets its settings; true when they were known. Its streams are its own to close.
     pub fn goodbye(&self, client: &ClientId) -> bool {
         let mut table = self.table.write();
-        let Some(session) = table.get_mut(client) else { return false };
+        let Some(session) = table.sessions.get_mut(client) else { return false };
         let known = session.told.take().is_some();
         if session.streams == 0 {
             table.remove(client);
@@ -146,9 +198,9 @@ impl Sessions {
     pub fn silent(&self, clients: &[ClientId]) {
         let mut table = self.table.write();
         for client in clients {
-            match table.get_mut(client) {
+            match table.sessions.get_mut(client) {
                 Some(session) if session.streams > 0 => session.silent = true,
-                Some(_) => drop(table.remove(client)),
+                Some(_) => table.remove(client),
                 None => {}
             }
         }
@@ -158,13 +210,13 @@ impl Sessions {
     pub fn heard(&self, client: &ClientId) -> Option<Told> {
         let told = {
             let table = self.table.read();
-            let session = table.get(client)?;
+            let session = table.sessions.get(client)?;
             if !session.silent {
                 return session.told.clone();
             }
             session.told.clone()
         };
-        if let Some(session) = self.table.write().get_mut(client) {
+        if let Some(session) = self.table.write().sessions.get_mut(client) {
             session.silent = false;
         }
         told
@@ -172,19 +224,24 @@ impl Sessions {
 
     fn close(&self, client: &ClientId, number: u64) {
         let mut table = self.table.write();
-        let Some(session) = table.get_mut(client) else { return };
+        let Some(session) = table.sessions.get_mut(client) else { return };
         session.streams = session.streams.saturating_sub(1);
         if session.newest.as_ref().is_some_and(|(n, _)| *n == number) {
             session.newest = None;
         }
-        if session.streams == 0 && (session.silent || session.told.is_none()) {
+        if session.streams > 0 {
+            return;
+        }
+        if session.silent || session.told.is_none() {
             table.remove(client);
+        } else {
+            table.loosen(client);
         }
     }
 
     #[cfg(test)]
     fn len(&self) -> usize {
-        self.table.read().len()
+        self.table.read().sessions.len()
     }
 }
 
@@ -265,7 +322,7 @@ mod tests {
         let (all, a) = (sessions(), client("a"));
         let streams = [all.open(&a).unwrap(), all.open(&a).unwrap()];
         assert_eq!(all.open(&a).err().unwrap().code, Code::TooManyRequests);
-        all.tell(&client("b"), told()).unwrap();
+        let b = all.open(&client("b")).unwrap();
         assert_eq!(all.tell(&client("c"), told()).unwrap_err().code, Code::TooManyRequests);
         assert_eq!(all.open(&client("c")).err().unwrap().code, Code::TooManyRequests);
         for _ in 0..COMMANDS_MAX {
@@ -273,7 +330,38 @@ mod tests {
         }
         assert_eq!(all.push(&a, TelemetryCommand::default()), Err(PushError::Full));
         drop(streams);
-        assert_eq!(all.len(), 1, "a stream without settings leaves nothing behind");
+        drop(b);
+        assert_eq!(all.len(), 0, "a stream without settings leaves nothing behind");
+    }
+
+    #[test]
+    fn a_full_table_forgets_who_has_no_stream_for_who_comes() {
+        let (all, [a, b, c, d]) = (sessions(), ["a", "b", "c", "d"].map(client));
+        let kept = all.open(&a).unwrap();
+        all.tell(&a, told()).unwrap();
+        all.tell(&b, told()).unwrap();
+        let stream = all.open(&c).expect("the client without a stream makes room");
+        all.tell(&c, told()).unwrap();
+        assert!(all.knows(&a) && !all.knows(&b) && all.knows(&c));
+        // The one whose stream ended is the next to go, and comes back as if it were new.
+        drop(stream);
+        assert!(all.knows(&c), "not before there is need");
+        all.tell(&d, told()).unwrap();
+        assert!(all.knows(&a) && !all.knows(&c) && all.knows(&d));
+        assert_eq!(all.len(), 2);
+        drop((kept, all.open(&d).unwrap()));
+        let Table { sessions, loose, .. } = &*all.table.read();
+        assert_eq!((sessions.len(), loose.len()), (2, 2), "each is in the order of leaving once");
+    }
+
+    #[test]
+    fn the_topics_that_a_client_names_are_kept_up_to_a_bound() {
+        let (all, a) = (sessions(), client("a"));
+        let topic = |n: usize| crate::types::TopicName::parse(&format!("T{n}")).unwrap();
+        let role = Role::Producer { topics: (0..TOPICS_MAX + 1).map(topic).collect() };
+        all.tell(&a, Told { role, request_timeout: None }).unwrap();
+        let Role::Producer { topics } = all.heard(&a).unwrap().role else { panic!("it is a producer") };
+        assert_eq!(topics.len(), TOPICS_MAX);
     }
 
     #[test]

@@ -99,6 +99,7 @@ impl From<ProduceError> for Refusal {
             ProduceError::BodyTooLarge { .. } => Code::MessageBodyTooLarge,
             ProduceError::TooManyTopics(_) => Code::TooManyRequests,
             ProduceError::Append(append) => append_code(append),
+            ProduceError::Unconfirmed { .. } => Code::MasterPersistenceTimeout,
             ProduceError::Metadata(_) => Code::InternalServerError,
         };
         Self::new(code, error)
@@ -135,6 +136,8 @@ impl From<SettleError> for Refusal {
             SettleError::Append(AppendError::Full { .. } | AppendError::Poisoned(_) | AppendError::Closed)
             | SettleError::Read(ReadError::Io { .. } | ReadError::Queue(_) | ReadError::Index(_))
             | SettleError::Poisoned(_) => Code::InternalServerError,
+            // The code that these calls have for what took too long; clients repeat them, which is harmless.
+            SettleError::Unconfirmed { .. } => Code::ProxyTimeout,
         };
         Self::new(code, error)
     }

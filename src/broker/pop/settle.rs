@@ -46,7 +46,7 @@ impl Broker {
         let subscription = self.settled_subscription(topic, group)?;
         let (results, end) = self.ack_unsynced(&subscription, receipts)?;
         if let Some(end) = end {
-            self.inner.store.committed(end).await?;
+            self.confirmed(end).await?;
         }
         Ok(results)
     }
@@ -110,7 +110,7 @@ impl Broker {
     ) -> Result<Receipt, SettleError> {
         let subscription = self.settled_subscription(topic, group)?;
         let (renewed, end) = self.change_unsynced(&subscription, receipt, invisible)?;
-        self.inner.store.committed(end).await?;
+        self.confirmed(end).await?;
         Ok(renewed)
     }
 
