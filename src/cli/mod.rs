@@ -13,6 +13,7 @@ mod output;
 mod produce;
 mod remote;
 mod server;
+mod tls;
 mod topic;
 
 use std::process::ExitCode;
