@@ -3,5 +3,6 @@
 mod admin;
 mod boot;
 mod config;
+mod ends;
 mod messages;
 mod usage;
