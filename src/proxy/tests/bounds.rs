@@ -78,6 +78,18 @@ async fn greedy_connections_together_leave_a_share_for_the_next() {
 }
 
 #[tokio::test]
+async fn one_connection_holds_half_of_all_and_no_more() {
+    let rig = Rig::start_with(limited(|c| c.limits.bytes_max = 1024 * KIB)).await;
+    let greedy = hold_upload(rig.channel().await, 600 * KIB);
+    eventually("it is refused", || greedy.is_finished()).await;
+    assert_eq!(greedy.await.unwrap(), Code::TooManyRequests);
+    eventually("everything was given back", || rig.proxy.bytes() == 0).await;
+    let fair = hold_upload(rig.channel().await, 500 * KIB);
+    eventually("it is held", || rig.proxy.bytes() == 500 * KIB).await;
+    fair.abort();
+}
+
+#[tokio::test]
 async fn an_acknowledgement_is_let_in_where_a_send_is_not() {
     let rig = Rig::start_with(limited(|c| c.limits.connection_bytes_max = 64 * KIB)).await;
     let channel = rig.channel().await;
