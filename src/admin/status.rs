@@ -3,7 +3,7 @@
 use tonic::{Code, Status};
 
 use crate::{
-    broker::{AdminError, OffsetError},
+    broker::{AdminError, OffsetError, Unconfirmed},
     types::{GroupName, TopicName},
 };
 
@@ -31,7 +31,10 @@ pub fn of_reset(error: OffsetError) -> Status {
         OffsetError::TopicNotFound(_) | OffsetError::GroupNotFound(_) | OffsetError::NoQueue { .. } => Code::NotFound,
         OffsetError::Beyond { .. } => Code::OutOfRange,
         OffsetError::TooManyBooks { .. } => Code::ResourceExhausted,
-        OffsetError::Append(_) | OffsetError::Read(_) | OffsetError::Poisoned(_) => Code::Unavailable,
+        OffsetError::Unconfirmed(Unconfirmed::Late { .. }) => Code::DeadlineExceeded,
+        OffsetError::Append(_) | OffsetError::Read(_) | OffsetError::Poisoned(_) | OffsetError::Unconfirmed(_) => {
+            Code::Unavailable
+        }
     };
     Status::new(code, error.to_string())
 }

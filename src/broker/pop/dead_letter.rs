@@ -35,7 +35,7 @@ impl Broker {
         let still = move |book: &Book| !book.is_void(issue);
         let moved = self.off_the_runtime(move || broker.dead_letter(&book, offset, still)).await;
         let end = moved.map_err(|error| ReadError::Io { at, error: Arc::new(error) })??;
-        Ok(self.inner.store.committed(end).await?)
+        Ok(self.confirmed(end).await?)
     }
 
     /// Copies and marks as done; the log's end that must be safe before anybody is told. Waits for the disk. `still` says

@@ -50,7 +50,7 @@ impl Broker {
         };
         let (results, end) = self.ack_unsynced(&subscription, receipts)?;
         if let Some(end) = end {
-            self.inner.store.committed(end).await?;
+            self.confirmed(end).await?;
         }
         Ok(results)
     }
@@ -115,7 +115,7 @@ impl Broker {
     ) -> Result<Receipt, SettleError> {
         let subscription = self.settled_subscription(topic, group, std::slice::from_ref(receipt))?;
         let (renewed, end) = self.change_unsynced(&subscription, receipt, invisible)?;
-        self.inner.store.committed(end).await?;
+        self.confirmed(end).await?;
         Ok(renewed)
     }
 

@@ -43,6 +43,7 @@ impl Messaging {
         let group = convert::group(request.group.as_ref())?;
         let renewed = request.auto_renew && config.renew.enabled;
         let invisible = poll::lease(request, renewed, &config.leases)?;
+        self.check_filter(request)?;
         let filter = convert::filter(request.filter_expression.as_ref())?;
         // Some clients poll before, or without ever, having told what they are.
         self.front.topic(&topic).await?;
@@ -63,6 +64,16 @@ impl Messaging {
         }
         let unread = Unread { front: self.front.clone(), holder, topic, renewed, messages: deliveries.into_iter() };
         Ok(Answer::of(unread, DigestKind::for_client(call.language)))
+    }
+
+    /// SQL92 only where `enablePropertyFilter` has it.
+    fn check_filter(&self, request: &v2::ReceiveMessageRequest) -> Outcome<()> {
+        let by_properties = request.filter_expression.as_ref().is_some_and(|f| f.r#type() == v2::FilterType::Sql);
+        if by_properties && !self.front.config.polling.filter_by_properties {
+            let text = "filters by properties (SQL92) are off; set enablePropertyFilter to true, or filter by tags";
+            return Err(Refusal::new(Code::IllegalFilterExpression, text));
+        }
+        Ok(())
     }
 
     /// How long to wait for a message.
