@@ -3,7 +3,7 @@
 use tonic::{Code, Status};
 
 use crate::{
-    broker::AdminError,
+    broker::{AdminError, OperateError, SettleError},
     types::{GroupName, TopicName},
 };
 
@@ -23,6 +23,23 @@ pub fn no_topic(name: &TopicName) -> Status {
 
 pub fn no_group(name: &GroupName) -> Status {
     of_change(AdminError::GroupNotFound(name.clone()))
+}
+
+/// A refusal of what an operator does to a message.
+pub fn of_operate(error: OperateError) -> Status {
+    let (code, cure) = match &error {
+        OperateError::NoQueue { .. } => (Code::NotFound, "`ferromq topic describe` shows its queues"),
+        OperateError::NoMessage { .. } => (Code::NotFound, "`ferromq group describe` shows what holds up others"),
+        OperateError::Settle(SettleError::TopicNotFound(_)) => {
+            (Code::NotFound, "`ferromq topic list` shows what there is")
+        }
+        OperateError::Settle(SettleError::GroupNotFound(_)) => {
+            (Code::NotFound, "`ferromq group list` shows what there is")
+        }
+        OperateError::Settle(SettleError::Invalid) => (Code::NotFound, "its message is not stored any more"),
+        OperateError::Settle(_) => (Code::Unavailable, "the message is as it was; see to the store directory's disk"),
+    };
+    Status::new(code, format!("{error}; {cure}"))
 }
 
 fn of(error: AdminError, conflict: Code) -> Status {

@@ -2,7 +2,7 @@
 
 use crate::{
     store::{AppendError, Poisoned, ReadError},
-    types::{GroupName, MessageType, TopicName},
+    types::{GroupName, MessageType, QueueId, QueueOffset, TopicName},
 };
 
 /// Why a message was not stored.
@@ -69,6 +69,17 @@ pub enum SettleError {
     Read(#[from] ReadError),
     #[error(transparent)]
     Poisoned(#[from] Poisoned),
+}
+
+/// Why an operator could not settle a message.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum OperateError {
+    #[error("topic {topic} has {queues} queues, from 0 on, so there is no queue {queue}")]
+    NoQueue { topic: TopicName, queue: QueueId, queues: usize },
+    #[error("queue {queue} of topic {topic} has no message {offset}; it has {min} up to but not including {max}")]
+    NoMessage { topic: TopicName, queue: QueueId, offset: QueueOffset, min: QueueOffset, max: QueueOffset },
+    #[error(transparent)]
+    Settle(#[from] SettleError),
 }
 
 /// Why a topic or group was not made, changed or deleted.

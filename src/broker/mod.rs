@@ -28,10 +28,10 @@ use std::sync::Arc;
 
 pub use clients::Role;
 pub use config::Config;
-pub use error::{AdminError, ProduceError, SettleError, TakeError};
+pub use error::{AdminError, OperateError, ProduceError, SettleError, TakeError};
 pub use filter::{Filter, FilterError};
 pub use metadata::{Group, GroupChange, RetryPolicy, Topic, TopicChange};
-pub use pop::{Delivery, Progress, Receipt, Take};
+pub use pop::{AttemptId, Delivery, Locked, Progress, Receipt, Take};
 pub use produce::{Draft, Produced};
 
 pub use crate::store::{AppendError, Health, Poisoned, ReadError};

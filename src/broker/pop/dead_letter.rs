@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-use super::{AdminError, Broker, QueueBook, Receipt, SettleError, What};
+use super::{AdminError, Broker, QueueBook, Receipt, SettleError, What, in_order::Release};
 use crate::broker::long_poll::Cause;
 
 impl Broker {
@@ -31,6 +31,7 @@ impl Broker {
         let books = subscription.books();
         let book = Arc::clone(books.get(receipt.queue.0 as usize).ok_or(SettleError::Invalid)?);
         let (broker, offset) = (self.clone(), receipt.offset);
+        let _release = Release { broker: self.clone(), books: vec![Arc::clone(&book)] };
         let at = PhysicalOffset::ZERO;
         let moved = self.off_the_runtime(move || broker.dead_letter(&book, offset)).await;
         let end = moved.map_err(|error| ReadError::Io { at, error: Arc::new(error) })??;
@@ -63,7 +64,7 @@ impl Broker {
         }
         let end = self.append_copy(book, offset, &topic, &message)?;
         inner.pop.touch();
-        pages.book.done(offset..offset.plus(1));
+        pages.book.done_at(offset..offset.plus(1), end);
         drop(pages);
         owner.line.wake(Cause::Any);
         Ok(end)

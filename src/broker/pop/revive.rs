@@ -64,13 +64,14 @@ impl Broker {
         if pages.forgotten {
             return None;
         }
+        pages.book.release(self.inner.store.watermarks().dispatched);
         let failed = pages.book.expire(now, max_attempts, EXPIRED_PER_TURN);
         if !failed.is_empty() {
             pop.touch();
             self.record_failed(book, &failed);
         }
         let messages = pages.book.doomed(now, max_attempts, DOOMED_PER_TURN);
-        let ready = pages.book.ready(now).is_some();
+        let ready = pages.book.has_moved() | pages.book.ready(now).is_some();
         pop.schedule.bring_forward(book, &mut pages, now);
         drop(pages);
         if ready {
@@ -107,8 +108,15 @@ impl Broker {
         let (topic, group, queue) = (&book.owner.topic, &book.owner.group, book.queue_id);
         // A full disk fails all of them alike: said once for each book and go.
         let mut later: Option<SettleError> = None;
+        let mut safe_at = None;
         for (offset, _) in &doomed.messages {
-            let Err(error) = self.dead_letter(book, *offset) else { continue };
+            let error = match self.dead_letter(book, *offset) {
+                Ok(end) => {
+                    safe_at = Some(end);
+                    continue;
+                }
+                Err(error) => error,
+            };
             let mut pages = book.open();
             match after_failure(&error) {
                 Some(wait) => {
@@ -119,8 +127,15 @@ impl Broker {
                     tracing::error!(%topic, %group, %queue, %offset, %error, "a message that had its attempts cannot be read");
                     pages.book.done(*offset..offset.plus(1));
                     self.inner.pop.touch();
+                    drop(pages);
+                    book.owner.line.wake(Cause::Any);
                 }
             }
+        }
+        if let Some(end) = safe_at.filter(|_| book.open().book.keeps_order()) {
+            // A poisoned store ends the process anyway.
+            let _ = self.inner.store.committed_blocking(end);
+            self.release(book);
         }
         if let Some(error) = later {
             tracing::warn!(%topic, %group, %queue, %error, "could not dead-letter messages, trying again");
