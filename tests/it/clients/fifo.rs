@@ -77,7 +77,7 @@ fn all_come(consumers: &[Run]) {
 
 #[track_caller]
 fn consumed_in_order(stage: &mut Stage, command: &str, deaths: usize) {
-    make(stage, 16);
+    make(stage, 3);
     let consumers: Vec<Run> = (0..2).map(|_| stage.start(command).ready()).collect();
     let producers = produce(stage, 10);
     for death in 1..=deaths {
@@ -123,4 +123,10 @@ pub fn push_consumers_of_a_fifo_group_get_each_message_group_in_order(stage: &mu
 
 pub fn order_of_push_consumers_survives_a_killed_server(stage: &mut Stage) {
     consumed_in_order(stage, &format!("push --topic {TOPIC} --group {GROUP} --timeout-ms 120000"), 1);
+}
+
+/// Whether the client tries again by itself, refuses the message or dead-letters it, differs; the order does not.
+pub fn what_a_listener_failed_is_over_before_what_follows_it_comes(stage: &mut Stage) {
+    let command = format!("push --topic {TOPIC} --group {GROUP} --on-message fail-until:2 --timeout-ms 90000");
+    consumed_in_order(stage, &command, 0);
 }

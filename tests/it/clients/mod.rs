@@ -74,7 +74,8 @@ macro_rules! claims_of_push_consumers {
                 a_listener_may_work_for_longer_than_the_invisible_time, what_a_dead_listener_had_comes_to_another;
             groups: two_push_consumers_of_a_group_share_its_messages;
             fifo: push_consumers_of_a_fifo_group_get_each_message_group_in_order,
-                order_of_push_consumers_survives_a_killed_server;
+                order_of_push_consumers_survives_a_killed_server,
+                what_a_listener_failed_is_over_before_what_follows_it_comes;
             crash: a_push_consumer_goes_on_after_the_server_was_killed;
         }
     };
