@@ -12,12 +12,13 @@ use crate::{
     store::Purpose,
     types::{
         MessageType, NewMessage, PhysicalOffset, Properties, QueueId, QueueOffset, SysFlag, Timestamp, TopicName,
-        java_hash,
+        java_hash, properties::key,
     },
 };
 
 use super::{
-    AdminError, Broker, ProduceError, TransactionId, delay::put_aside, metadata::TopicEntry, transaction::as_half,
+    AdminError, Broker, ProduceError, Topic, TransactionId, delay::put_aside, metadata::TopicEntry,
+    transaction::as_half,
 };
 
 /// A message as a front hands it over: every field checked for its form, nothing checked against the server's state.
@@ -120,7 +121,7 @@ impl Broker {
         let turn = entry.lane.next_queue(topic.write_queues);
         let place = |draft: Draft| NewMessage {
             topic: topic.name.clone(),
-            queue: draft.message_group.as_deref().map_or(turn, |group| queue_of_group(group, topic.write_queues)),
+            queue: queue_of(&draft, topic, turn),
             flag: draft.flag,
             sys_flag: draft.sys_flag,
             born_at: draft.born_at,
@@ -157,13 +158,32 @@ impl Broker {
 /// messages.
 fn check_served(drafts: &[Draft]) -> Result<(), ProduceError> {
     let served = |message_type| {
-        use MessageType::{Delay, Fifo, Normal, Transaction};
-        matches!(message_type, Normal | Fifo | Delay | Transaction)
+        use MessageType::{Delay, Fifo, Normal, Priority, Transaction};
+        matches!(message_type, Normal | Fifo | Delay | Transaction | Priority)
     };
     match drafts.iter().find(|draft| !served(draft.message_type)) {
         Some(draft) => Err(ProduceError::Unsupported(draft.message_type)),
         None => Ok(()),
     }
+}
+
+/// A message goes to its message group's queue, a message with a priority to the queue of its class, others to the one
+/// whose turn it is.
+fn queue_of(draft: &Draft, topic: &Topic, turn: QueueId) -> QueueId {
+    if topic.message_type == Some(MessageType::Priority) {
+        return queue_of_priority(priority_of(&draft.properties), topic.write_queues);
+    }
+    draft.message_group.as_deref().map_or(turn, |group| queue_of_group(group, topic.write_queues))
+}
+
+/// 0 where the message has none.
+fn priority_of(properties: &Properties) -> u32 {
+    properties.get(key::PRIORITY).and_then(|priority| priority.parse().ok()).unwrap_or(0)
+}
+
+/// Each queue of a PRIORITY topic is a class: queue n holds priority n, and the last one whatever is above.
+fn queue_of_priority(priority: u32, queues: u32) -> QueueId {
+    QueueId(priority.min(queues.saturating_sub(1)))
 }
 
 /// The queue of a message group: Java's hash of the name, then a jump consistent hash, as RocketMQ's proxy does it
