@@ -8,6 +8,7 @@
 //! - [`pop`] - consumption; [`pull`] - reading from an offset on.
 //! - [`filter`] - which messages a consumer wants.
 //! - [`transaction`] - messages that their producers decide about later.
+//! - [`lite`] - lite topics.
 //! - [`clients`] - who is there.
 //!
 //! Order of locks: a table being changed, then a topic's gate, then the log; see the rooms behind this door for their own.
@@ -19,6 +20,7 @@ mod delay;
 mod error;
 mod fastjson;
 pub mod filter;
+mod lite;
 mod long_poll;
 mod metadata;
 mod offsets;
@@ -35,9 +37,11 @@ pub use clients::Role;
 pub use config::Config;
 pub use delay::{DEFAULT_LEVELS, Lateness, PendingTimer, RecallError, parse_levels};
 pub use error::{
-    AdminError, EndError, OffsetError, OperateError, ProduceError, PullError, SettleError, TakeError, Unconfirmed,
+    AdminError, EndError, LiteError, OffsetError, OperateError, ProduceError, PullError, SettleError, TakeError,
+    Unconfirmed,
 };
 pub use filter::{Filter, FilterError};
+pub use lite::{LiteAction, LiteSet, LiteStart, LiteSync};
 pub use metadata::{Group, GroupChange, RetryPolicy, Topic, TopicChange};
 pub use pop::{AttemptId, Delivery, Locked, Moved, Position, Progress, Receipt, Take};
 pub use produce::{Draft, Produced};
@@ -63,6 +67,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     metadata: metadata::Metadata,
     clients: clients::Clients,
+    lite: lite::Lite,
     pop: pop::Pop,
     timers: delay::Timers,
     transactions: transaction::Transactions,
@@ -85,10 +90,12 @@ impl Broker {
         let pop = pop::Pop::open(&config, &store, &clock)?;
         let timers = delay::Timers::new(clock.as_ref());
         let transactions = transaction::Transactions::new(&config);
-        let inner = Inner { config, store, clock, metadata, clients, pop, timers, transactions };
+        let lite = lite::Lite::default();
+        let inner = Inner { config, store, clock, metadata, clients, lite, pop, timers, transactions };
         let broker = Self { inner: Arc::new(inner) };
         broker.forget_strays();
         broker.limit_restored();
+        broker.load_lite_topics()?;
         broker.load_timers()?;
         broker.restore_transactions()?;
         Ok(broker)

@@ -8,6 +8,7 @@
 //! - [`settle`]: ack, change of the invisible time, renewal; [`dead_letter`]: the way out after the last attempt.
 //! - [`revive`]: leases that run out; [`bury`]: what had its attempts moves to the dead-letter topic.
 //! - [`lines`], [`in_order`]: the order of message groups, for FIFO groups; [`attempts`]: polls that are repeated.
+//! - [`lanes`]: LITE topics, where each lite topic is consumed in its own order by who wants it.
 //! - [`operate`]: what an operator does to a message that locks its line.
 //! - [`own`]: what the broker itself consumes of its own topics.
 //! - [`settle_record`], [`log`](self::log): what is written of all this; [`snapshot`], [`restore`]: how it comes back.
@@ -24,8 +25,9 @@ mod book;
 mod bury;
 mod codec;
 mod dead_letter;
-mod faults;
+pub(super) mod faults;
 mod in_order;
+mod lanes;
 mod lines;
 mod log;
 mod operate;
@@ -62,7 +64,7 @@ pub use receipt::Receipt;
 pub use reset::{Moved, Position};
 
 pub(super) use self::own::{Tried, Undone};
-pub(super) use self::subscription::{QueueBook, TooManyBooks};
+pub(super) use self::subscription::{QueueBook, Subscription, TooManyBooks};
 use self::{
     attempts::Attempts,
     book::Book,
@@ -70,7 +72,7 @@ use self::{
     log::{Run, SettleLog},
     schedule::Schedule,
     settle_record::{Entry, What},
-    subscription::{Pages, Subscription, Subscriptions},
+    subscription::{Pages, Subscriptions},
 };
 
 use super::{
@@ -82,7 +84,7 @@ use super::{
 };
 use crate::{
     store::Store,
-    types::{Clock, Deadline, GroupName, QueueId, QueueOffset, StoredMessage, TopicName},
+    types::{Clock, Deadline, GroupName, MessageType, QueueId, QueueOffset, StoredMessage, TopicName},
 };
 
 /// Reads that may have to wait for the device, at once. More would only queue at the device, on threads of their own.
@@ -248,7 +250,10 @@ impl Broker {
     fn subscription(&self, topic: &Topic, group: &GroupName) -> Result<Arc<Subscription>, TooManyBooks> {
         let pop = &self.inner.pop;
         let names = (&topic.name, group);
-        let first = |queue| self.queue_start(&topic.name, queue);
+        let parent = || self.inner.lite.parent(&self.inner.store, topic);
+        // A group that is new to a lite topic begins with the first message of it that is stored.
+        let is_lite = topic.message_type == Some(MessageType::Lite);
+        let first = |queue| if is_lite { QueueOffset::MAX } else { self.queue_start(&topic.name, queue) };
         let record = |starts| {
             pop.touch();
             // Without the record the choice is kept by the next snapshot, or, after a crash before it, made again.
@@ -258,7 +263,7 @@ impl Broker {
         };
         let made =
             pop.subscriptions.get_or_make(&self.inner.store, &pop.polls, names, topic.read_queues, first, record)?;
-        made.serves(topic);
+        made.serves(topic, parent);
         Ok(made)
     }
 
@@ -266,6 +271,10 @@ impl Broker {
     fn max_attempts(&self, group: &GroupName) -> u32 {
         let default = self.inner.config.retry_max_times.saturating_add(1);
         self.group(group.as_str()).map_or(default, |group| group.max_attempts())
+    }
+
+    fn is_fifo(&self, group: &GroupName) -> bool {
+        self.group(group.as_str()).is_some_and(|group| group.fifo)
     }
 
     /// Polls that are parked right now.

@@ -7,7 +7,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
@@ -20,12 +20,15 @@ use crate::{
 };
 
 use super::{Book, Line, LongPoll, Topic, What};
+use crate::broker::lite::Parent;
 
 /// Whose books they are, and who waits for them.
 pub struct Owner {
     pub topic: TopicName,
     pub group: GroupName,
     pub line: Arc<Line>,
+    /// Of a LITE topic: its lite topics.
+    pub lite: OnceLock<Arc<Parent>>,
 }
 
 /// A group on a topic.
@@ -82,8 +85,14 @@ impl Subscription {
         in_turn(self.turn.fetch_add(1, Ordering::Relaxed), queues, self.by_priority.load(Ordering::Relaxed))
     }
 
-    /// Takes note of the topic's type, which may have changed.
-    pub fn serves(&self, topic: &Topic) {
+    /// Takes note of the topic's type, which may have changed, and of its lite topics.
+    pub fn serves(&self, topic: &Topic, lite: impl FnOnce() -> Option<Arc<Parent>>) {
+        if topic.message_type == Some(MessageType::Lite)
+            && self.owner.lite.get().is_none()
+            && let Some(parent) = lite()
+        {
+            self.owner.lite.get_or_init(|| parent);
+        }
         self.by_priority.store(topic.message_type == Some(MessageType::Priority), Ordering::Relaxed);
     }
 }
@@ -229,7 +238,8 @@ impl Subscriptions {
     }
 
     fn empty(&self, polls: &LongPoll, topic: &TopicName, group: &GroupName) -> Arc<Subscription> {
-        let owner = Owner { topic: topic.clone(), group: group.clone(), line: polls.line(topic, group) };
+        let owner =
+            Owner { topic: topic.clone(), group: group.clone(), line: polls.line(topic, group), lite: OnceLock::new() };
         let books = RwLock::new(Vec::new().into());
         Arc::new(Subscription {
             owner: Arc::new(owner),

@@ -68,8 +68,8 @@ pub(super) struct Walk<'a> {
     in_flight_max: usize,
     /// All books together have room for more.
     takes_fresh: bool,
-    max_attempts: u32,
-    now: Deadline,
+    pub max_attempts: u32,
+    pub now: Deadline,
     pub until: Deadline,
     fifo: bool,
 }
@@ -82,6 +82,7 @@ impl Broker {
         let mut seat: Option<Seat> = None;
         loop {
             let (topic, group) = self.may_take(&take.topic, &take.group).await?;
+            self.lite_or_not(&topic, &take.filter)?;
             let subscription = self.subscription(&topic, &group.name)?;
             let line = &subscription.owner.line;
             if let Some(again) = self.repeated(&subscription, &group, &take).await? {
@@ -167,7 +168,7 @@ impl Broker {
     ) -> Result<(Vec<Delivery>, bool), TakeError> {
         let (mut unwanted, mut ends) = (0, None);
         loop {
-            let learnt = match group.fifo {
+            let learnt = match group.fifo && !take.filter.is_lite() {
                 true => self.learn(subscription, take).await,
                 false => Learnt::default(),
             };
@@ -224,8 +225,9 @@ impl Broker {
         for index in subscription.next_turn(books.len()) {
             let book = &books[index];
             let mut pages = book.open();
-            pages.book.keep_order(group.fifo, || inner.store.end());
-            let visited = walk.visit(book, &mut pages, index, &mut batch.booked);
+            let visited = self
+                .keep_order(book, &mut pages, group.fifo)
+                .and_then(|()| walk.visit(book, &mut pages, index, &mut batch.booked));
             inner.pop.schedule.bring_forward(book, &mut pages, now);
             drop(pages);
             match visited {
@@ -388,6 +390,9 @@ impl Walk<'_> {
         if pages.forgotten {
             return Ok(());
         }
+        if let Filter::Lite(set) = self.filter {
+            return self.first_of_lanes(book, pages, set, out);
+        }
         self.retries(book, pages, index, out)?;
         match self.fifo {
             true => self.first_of_lines(book, pages, index, out),
@@ -450,7 +455,7 @@ impl Walk<'_> {
                 return Ok(());
             }
             let chunk = match self.filter {
-                Filter::All | Filter::Sql(_) => self.max - out.len(),
+                Filter::All | Filter::Sql(_) | Filter::Lite(_) => self.max - out.len(),
                 Filter::Tags(_) => SCAN_CHUNK,
             };
             let entries = book.queue.entries(expected, chunk.min(room).min(self.scans_left))?;

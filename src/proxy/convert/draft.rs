@@ -6,7 +6,7 @@ use crate::{
     broker::{Draft, Produced},
     proto::v2::{self, Code},
     types::{
-        MessageType, SysFlag, Timestamp, TopicName,
+        MessageType, SysFlag, Timestamp, TopicName, check_lite_name,
         properties::{PropertiesBuilder, key},
     },
 };
@@ -18,6 +18,8 @@ pub struct Rules<'a> {
     pub limits: &'a Messages,
     /// `maxMessageSize`.
     pub body_max: usize,
+    /// `maxLiteTopicSize`.
+    pub lite_name_max: usize,
     pub now: Timestamp,
     pub peer: SocketAddr,
 }
@@ -163,6 +165,11 @@ fn check_system(system: &v2::SystemProperties, rules: &Rules<'_>) -> Result<(), 
         }
     }
     check_one_of_a_kind(system)?;
+    if let Some(name) = system.lite_topic.as_deref().filter(|name| !name.is_empty()) {
+        check_lite_name(name, rules.lite_name_max)?;
+    } else if system.message_type() == v2::MessageType::Lite {
+        return Err(Refusal::new(Code::IllegalLiteTopic, "the message is of type LITE and names no lite topic"));
+    }
     if system.priority.is_some_and(|priority| priority < 0) {
         return Err(Refusal::new(Code::BadRequest, "the priority is negative; 0 is the lowest"));
     }
@@ -237,6 +244,7 @@ fn push_system(
     if let Some(due) = system.delivery_timestamp.as_ref().map(timestamp) {
         out.push(key::TIMER_DELIVER_MS, &due.to_string());
     }
+    out.push(key::LITE_TOPIC, system.lite_topic.as_deref().unwrap_or_default());
     if let Some(priority) = system.priority {
         out.push(key::PRIORITY, &priority.to_string());
     }

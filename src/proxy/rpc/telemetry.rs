@@ -144,6 +144,8 @@ async fn learn(front: &Front, call: &Call, settings: v2::Settings) -> Outcome<(v
         polling: &front.config.polling,
         group: group.as_deref(),
         retry_max_times: broker.retry_max_times,
+        lite_subscription_quota: broker.lite_subscription_quota,
+        lite_name_max: broker.lite_name_max,
     };
     let request_timeout = settings.request_timeout.as_ref().and_then(convert::duration);
     let merged = settings::merged(settings, &decided);

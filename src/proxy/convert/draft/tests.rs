@@ -11,7 +11,7 @@ const NOW: Timestamp = Timestamp::from_millis(1_735_689_600_000);
 fn check(messages: Vec<v2::Message>) -> Result<(TopicName, Vec<Named>), Refusal> {
     let config = Config::default();
     let peer = ([10, 0, 0, 7], 40_000).into();
-    drafts(messages, &Rules { limits: &config.messages, body_max: 4 << 20, now: NOW, peer })
+    drafts(messages, &Rules { limits: &config.messages, body_max: 4 << 20, lite_name_max: 64, now: NOW, peer })
 }
 
 fn message() -> v2::Message {
@@ -227,7 +227,13 @@ fn fields_become_the_properties_that_rocketmq_stores() {
 fn transactions_are_refused_where_the_operator_says_so() {
     let mut config = Config::default();
     config.messages.refuse_transactions = true;
-    let rules = Rules { limits: &config.messages, body_max: 100, now: NOW, peer: ([10, 0, 0, 7], 40_000).into() };
+    let rules = Rules {
+        limits: &config.messages,
+        body_max: 100,
+        lite_name_max: 64,
+        now: NOW,
+        peer: ([10, 0, 0, 7], 40_000).into(),
+    };
     let half = || system(|s| s.set_message_type(v2::MessageType::Transaction));
     assert_eq!(drafts(vec![half()], &rules).err().unwrap().code, Code::Forbidden);
     assert!(drafts(vec![message()], &rules).is_ok());

@@ -1,0 +1,75 @@
+//! What nobody uses ends.
+
+use super::*;
+
+#[tokio::test]
+async fn a_set_that_is_not_refreshed_ends_after_the_clients_timeout_and_no_message_with_it() {
+    let world = World::new();
+    world.subscribe("silent", &["a"]).await;
+    world.subscribe("alive", &["b"]).await;
+    for _ in 0..3 {
+        world.machine.clock.advance(Duration::from_secs(50));
+        world.sync("alive", LiteAction::Replace, &["b"], LiteStart::Last).await.unwrap();
+        assert!(world.broker.expire_lite().is_empty());
+    }
+    world.send(&["a0", "b0"]).await;
+    assert_eq!(world.broker.inner.lite.sets.total(), 1);
+    assert!(world.taken("silent").await.is_empty());
+    assert_eq!(world.consume("alive").await, ["b0"]);
+    world.subscribe("another", &["a"]).await;
+    assert_eq!(world.consume("another").await, ["a0"]);
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn a_client_that_says_goodbye_has_no_set() {
+    let world = World::new();
+    world.subscribe("c", &["a"]).await;
+    world.broker.client_gone(&client("c"));
+    assert_eq!(world.broker.inner.lite.sets.total(), 0);
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn an_idle_lite_topic_ends_and_makes_room_unless_it_has_messages_or_subscribers() {
+    let world = World::with(|config| {
+        config.lite_topic_idle = Duration::from_secs(600);
+        config.lite_topics_max = 3;
+    });
+    world.subscribe("c", &["kept", "idle"]).await;
+    world.sync("c", LiteAction::Remove, &["idle"], LiteStart::Last).await.unwrap();
+    world.send(&["m0"]).await;
+    assert!(world.send_to("new", "n").await.is_err());
+    for _ in 0..12 {
+        world.machine.clock.advance(Duration::from_secs(60));
+        world.sync("c", LiteAction::Replace, &["kept"], LiteStart::Last).await.unwrap();
+        world.broker.expire_lite();
+    }
+    assert_eq!(world.lite_topics(), 2);
+    world.send_to("new", "n").await.unwrap();
+    world.subscribe("d", &["m"]).await;
+    assert_eq!(world.consume("d").await, ["m0"], "a message is never lost by that");
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn who_subscribed_is_told_when_the_parent_is_deleted_and_the_next_of_its_name_is_empty() {
+    let world = World::new();
+    world.subscribe("c", &["a", "b"]).await;
+    world.send(&["a0", "b0"]).await;
+    assert_eq!(world.take("c").await.len(), 2);
+    world.broker.delete_topic(&parent()).unwrap();
+    let mut told = world.broker.expire_lite();
+    told.sort();
+    assert_eq!(told, [(client("c"), "a".to_owned()), (client("c"), "b".into())]);
+    assert!(world.broker.expire_lite().is_empty(), "once");
+    world.make(2);
+    assert_eq!(world.lite_topics(), 0);
+    world.subscribe("c", &["a"]).await;
+    world.send(&["a1"]).await;
+    assert_eq!(world.consume("c").await, ["a1"]);
+    let world = world.restart();
+    world.subscribe("c", &["a"]).await;
+    assert!(world.consume("c").await.is_empty());
+    world.broker.store().close();
+}
