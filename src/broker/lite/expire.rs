@@ -67,9 +67,9 @@ impl Broker {
 
     fn sweep_lite(&self, now: Deadline) {
         let (lite, idle) = (&self.inner.lite, self.inner.config.lite_topic_idle);
-        // Just started: nothing is known to be idle for so long. What retention has deleted is forgotten all the same.
+        // Just after the start nothing is known to be idle for so long; what retention has deleted is forgotten all the same.
         let idle = u64::try_from(idle.as_micros()).unwrap_or(u64::MAX);
-        let idle_since = now.as_micros().checked_sub(idle).map_or(Deadline::default(), Deadline::from_micros);
+        let idle_since = now.as_micros().checked_sub(idle).map(Deadline::from_micros);
         let parents: Vec<_> = lite.parents.read().iter().map(|(name, parent)| (name.clone(), parent.clone())).collect();
         for (topic, parent) in parents {
             let gone = match parent.index(now) {

@@ -143,8 +143,8 @@ impl Index {
     }
 
     /// Forgets the messages that are not stored any more, and the lite topics that have none, nobody subscribes to and were
-    /// idle since before `idle_since`; those.
-    pub fn expire(&mut self, min: QueueOffset, idle_since: Deadline) -> Vec<LiteId> {
+    /// idle since before `idle_since`, if that is known; those.
+    pub fn expire(&mut self, min: QueueOffset, idle_since: Option<Deadline>) -> Vec<LiteId> {
         let mut gone = Vec::new();
         let messages = &mut self.messages;
         self.topics.retain(|id, topic| {
@@ -154,7 +154,9 @@ impl Index {
             if topic.offsets.len() < topic.offsets.capacity() / 4 {
                 topic.offsets.shrink_to(topic.offsets.len() * 2);
             }
-            let stays = !topic.offsets.is_empty() || topic.subscribers > 0 || topic.active > idle_since;
+            let stays = !topic.offsets.is_empty()
+                || topic.subscribers > 0
+                || idle_since.is_none_or(|since| topic.active > since);
             if !stays {
                 gone.push(*id);
             }

@@ -51,8 +51,11 @@ fn in_order(consumer: &Run) {
     let mut came = bodies(&consumer.events());
     assert!(came.iter().all(|body| !body.starts_with('x')), "nobody subscribed to x: {came:?}");
     for lite in &LITE[..2] {
-        let mut numbers: Vec<usize> =
-            came.iter().filter(|body| body.starts_with(lite)).map(|body| body[1..].parse().expect("a number")).collect();
+        let mut numbers: Vec<usize> = came
+            .iter()
+            .filter(|body| body.starts_with(lite))
+            .map(|body| body[1..].parse().expect("a number"))
+            .collect();
         assert!(numbers.is_sorted(), "{lite} came out of order: {numbers:?}");
         numbers.dedup();
         assert_eq!(numbers, (0..COUNT).collect::<Vec<_>>(), "{lite}");
