@@ -134,6 +134,8 @@ pub struct Book {
     lines: Option<Box<Lines>>,
     /// Of a LITE topic.
     lanes: Option<Box<Lanes>>,
+    /// How often order began or ended.
+    order: u32,
 }
 
 impl Book {
@@ -152,6 +154,7 @@ impl Book {
             void: Issue::default(),
             lines: None,
             lanes: None,
+            order: 0,
         }
     }
 

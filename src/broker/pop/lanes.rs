@@ -131,11 +131,13 @@ impl Broker {
         Ok(end)
     }
 
-    /// Lite topics ended: no group is anywhere in them.
+    /// Lite topics ended: no group is anywhere in them. Nor is it where retention has been.
     pub(in crate::broker) fn forget_lanes(&self, topic: &TopicName, ids: &[LiteId]) {
         let ours = self.inner.pop.subscriptions.list(None).into_iter().filter(|s| s.owner.topic == *topic);
         for book in ours.filter_map(|subscription| subscription.books().first().cloned()) {
-            book.open().book.forget_lanes(ids);
+            let mut pages = book.open();
+            pages.book.forget_lanes(ids, book.queue.min());
+            self.inner.pop.schedule.count(&mut pages);
         }
     }
 

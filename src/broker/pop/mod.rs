@@ -76,7 +76,7 @@ use self::{
 };
 
 use super::{
-    AdminError, Broker, Config, Filter, OffsetError, OpenError, SettleError, TakeError, Topic,
+    AdminError, Broker, Config, Filter, Group, OffsetError, OpenError, SettleError, TakeError, Topic,
     delay::TIMER_GROUP,
     long_poll::{Line, LongPoll},
     metadata::{HALF_TOPIC, TIMER_TOPIC},
@@ -271,6 +271,36 @@ impl Broker {
     fn max_attempts(&self, group: &GroupName) -> u32 {
         let default = self.inner.config.retry_max_times.saturating_add(1);
         self.group(group.as_str()).map_or(default, |group| group.max_attempts())
+    }
+
+    /// The topic and the group of a poll, if it may have both; the group is made if it may be.
+    pub(super) async fn may_take(
+        &self,
+        topic: &TopicName,
+        group: &GroupName,
+    ) -> Result<(Arc<Topic>, Arc<Group>), TakeError> {
+        let topic = self.topic(topic.as_str()).ok_or_else(|| TakeError::TopicNotFound(topic.clone()))?;
+        if !topic.readable || topic.read_queues == 0 {
+            return Err(TakeError::NotReadable(topic.name.clone()));
+        }
+        let group = match self.group(group.as_str()) {
+            Some(group) => group,
+            None => self.made_group(group).await?,
+        };
+        if !group.consume_enabled {
+            return Err(TakeError::GroupDisabled(group.name.clone()));
+        }
+        Ok((topic, group))
+    }
+
+    #[cold]
+    async fn made_group(&self, name: &GroupName) -> Result<Arc<Group>, TakeError> {
+        match self.group_for(name).await {
+            Ok(Some(group)) => Ok(group),
+            Ok(None) => Err(TakeError::GroupNotFound(name.clone())),
+            Err(AdminError::TooMany(limit)) => Err(TakeError::TooManyGroups(limit)),
+            Err(error) => Err(TakeError::Metadata(error.to_string())),
+        }
     }
 
     fn is_fifo(&self, group: &GroupName) -> bool {

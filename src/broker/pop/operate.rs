@@ -23,8 +23,12 @@ impl Broker {
     ) -> Result<bool, OperateError> {
         let book = self.operated(group, topic, queue, offset)?;
         let _release = Release { broker: self.clone(), books: vec![Arc::clone(&book)] };
-        let Some(end) = self.skip_unsynced(&book, offset)? else { return Ok(false) };
-        self.confirmed(end).await.map_err(SettleError::from)?;
+        let end = self.skip_unsynced(&book, offset)?;
+        // What is done already may still be on its way to the disk.
+        self.confirmed(end.unwrap_or_else(|| self.inner.store.end())).await.map_err(SettleError::from)?;
+        if end.is_none() {
+            return Ok(false);
+        }
         tracing::info!(%topic, %group, %queue, %offset, "message skipped");
         Ok(true)
     }
@@ -57,6 +61,7 @@ impl Broker {
     ) -> Result<bool, OperateError> {
         let book = self.operated(group, topic, queue, offset)?;
         if self.is_over(&book, &book.open(), offset) {
+            self.confirmed(self.inner.store.end()).await.map_err(SettleError::from)?;
             return Ok(false);
         }
         let _release = Release { broker: self.clone(), books: vec![Arc::clone(&book)] };

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     store::{Entry, ReadError},
-    types::{Deadline, GroupName, PhysicalOffset, QueueOffset, StoredMessage, TopicName},
+    types::{Deadline, PhysicalOffset, QueueOffset, StoredMessage},
 };
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
     receipt::Terms,
 };
 use crate::broker::{
-    Group, Topic,
+    Group,
     filter::{LOOK_MIN, UNWANTED_MAX},
     long_poll::{Cause, Seat},
 };
@@ -126,36 +126,6 @@ impl Broker {
             biased;
             () = seat.woken() => true,
             () = tokio::time::sleep(time_left) => false,
-        }
-    }
-
-    pub(in crate::broker) async fn may_take(
-        &self,
-        topic: &TopicName,
-        group: &GroupName,
-    ) -> Result<(Arc<Topic>, Arc<Group>), TakeError> {
-        let topic = self.topic(topic.as_str()).ok_or_else(|| TakeError::TopicNotFound(topic.clone()))?;
-        if !topic.readable || topic.read_queues == 0 {
-            return Err(TakeError::NotReadable(topic.name.clone()));
-        }
-        let group = match self.group(group.as_str()) {
-            Some(group) => group,
-            None => self.made_group(group).await?,
-        };
-        if !group.consume_enabled {
-            return Err(TakeError::GroupDisabled(group.name.clone()));
-        }
-        Ok((topic, group))
-    }
-
-    #[cold]
-    async fn made_group(&self, name: &GroupName) -> Result<Arc<Group>, TakeError> {
-        use super::AdminError;
-        match self.group_for(name).await {
-            Ok(Some(group)) => Ok(group),
-            Ok(None) => Err(TakeError::GroupNotFound(name.clone())),
-            Err(AdminError::TooMany(limit)) => Err(TakeError::TooManyGroups(limit)),
-            Err(error) => Err(TakeError::Metadata(error.to_string())),
         }
     }
 
@@ -350,6 +320,7 @@ impl Batch {
         for booked in passed {
             let mut pages = self.books[booked.book].open();
             pages.book.pass_delivery(booked.offset, booked.nonce);
+            self.broker.inner.pop.schedule.count(&mut pages);
             moved |= pages.book.has_moved();
         }
         if moved {

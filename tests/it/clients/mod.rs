@@ -21,6 +21,7 @@ mod groups;
 mod light;
 mod limits;
 mod redeliver;
+mod rolling;
 mod tls;
 mod transactions;
 

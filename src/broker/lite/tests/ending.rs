@@ -53,6 +53,40 @@ async fn an_idle_lite_topic_ends_and_makes_room_unless_it_has_messages_or_subscr
 }
 
 #[tokio::test]
+async fn what_retention_deletes_is_forgotten_and_what_follows_comes() {
+    let mut machine = Machine::new();
+    machine.store.flush = crate::store::FlushPolicy::Async { interval: Duration::from_secs(3600) };
+    machine.store.threads = crate::store::Threads::Stepped;
+    machine.store.retention.delete_when = (0..24).collect();
+    let broker = machine.start();
+    let world = World { machine, broker };
+    world.make(2);
+    world.subscribe("c", &["a"]).await;
+    world.send(&["a0", "x0"]).await;
+    assert_eq!(world.taken("c").await, ["a0"]);
+    let filler = TopicName::parse("filler").unwrap();
+    for _ in 0..4 {
+        let draft = Draft { body: vec![b'x'; 500_000].into(), ..normal("") };
+        world.broker.produce(&filler, vec![draft]).await.unwrap();
+    }
+    let store = world.broker.store().clone();
+    store.step().unwrap();
+    world.broker.snapshot().unwrap();
+    world.machine.clock.advance(Duration::from_secs(73 * 3600));
+    world.broker.revive().await;
+    store.step().unwrap();
+    assert_eq!(store.queue(&parent(), QUEUE).min().get(), 2, "retention has emptied it");
+    world.broker.expire_lite();
+    assert_eq!(world.lite_topics(), 0, "nobody refreshed the set either");
+    let waiting: u64 = world.broker.progress(&group()).iter().map(|p| p.waiting_retry + p.in_flight).sum();
+    assert_eq!(waiting, 0, "no attempt of what is gone");
+    world.subscribe("c", &["a", "x"]).await;
+    world.send(&["a1"]).await;
+    assert_eq!(world.consume("c").await, ["a1"]);
+    store.close();
+}
+
+#[tokio::test]
 async fn who_subscribed_is_told_when_the_parent_is_deleted_and_the_next_of_its_name_is_empty() {
     let world = World::new();
     world.subscribe("c", &["a", "b"]).await;

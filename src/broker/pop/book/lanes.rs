@@ -198,8 +198,13 @@ impl Book {
         forgotten.into_iter().for_each(|offset| self.forget(offset));
     }
 
-    /// The lite topics are no more.
-    pub fn forget_lanes(&mut self, ids: &[LiteId]) {
+    /// The lite topics are no more, nor are messages below `min`: no attempt of one comes.
+    pub fn forget_lanes(&mut self, ids: &[LiteId], min: QueueOffset) {
+        let waits = |(offset, exception): (&QueueOffset, &Exception)| {
+            matches!(exception, Exception::Waiting { .. }).then_some(*offset)
+        };
+        let gone: Vec<_> = self.exceptions.range(..min).filter_map(waits).collect();
+        gone.into_iter().for_each(|offset| self.forget(offset));
         let Some(lanes) = &mut self.lanes else { return };
         for id in ids {
             lanes.cursors.remove(id);
