@@ -283,11 +283,16 @@ def expression(a, mq):
 
 def subscribed(a, client):
     for name in a.lite:
-        try:
-            client.subscribe_lite(name)
-        except Exception as e:
-            emit("error", code=code_of(e), message=text_of(e), op="subscribe")
-            finish(1, None, client)
+        while True:
+            try:
+                client.subscribe_lite(name)
+                break
+            except Exception as e:
+                # This client starts before it has its settings, and takes its quota for 0 until then.
+                if "quota: 0" not in text_of(e):
+                    emit("error", code=code_of(e), message=text_of(e), op="subscribe")
+                    finish(1, None, client)
+                time.sleep(PAUSE)
         emit("subscribed", lite=name)
     return client
 
