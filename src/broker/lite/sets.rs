@@ -45,7 +45,7 @@ impl LiteSet {
         self.ids.read().contains(&id)
     }
 
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.ids.read().len()
     }
 

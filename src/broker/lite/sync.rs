@@ -83,7 +83,7 @@ impl Broker {
     fn check_quota(&self, set: &LiteSet, named: &HashSet<LiteId>, action: LiteAction) -> Result<(), LiteError> {
         let config = &self.inner.config;
         let new = named.iter().filter(|id| !set.contains(**id)).count();
-        let count = if action == LiteAction::Replace { named.len() } else { set.len() + new };
+        let count = if action == LiteAction::Replace { named.len() } else { set.count() + new };
         let max = config.lite_subscription_quota;
         if count > max {
             return Err(LiteError::SubscriptionQuota { count, max, setting: "liteSubscriptionQuota" });
