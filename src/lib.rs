@@ -18,6 +18,7 @@ pub mod broker;
 pub mod cli;
 pub mod config;
 pub mod drain;
+pub mod meter;
 pub mod observe;
 pub mod proto;
 pub mod proxy;

@@ -9,6 +9,7 @@
 //! - [`filter`] - which messages a consumer wants.
 //! - [`transaction`] - messages that their producers decide about later.
 //! - [`clients`] - who is there.
+//! - [`meters`] - what is counted, and how far groups are behind.
 //!
 //! Order of locks: a table being changed, then a topic's gate, then the log; see the rooms behind this door for their own.
 //! None is held across an await.
@@ -21,6 +22,7 @@ mod fastjson;
 pub mod filter;
 mod long_poll;
 mod metadata;
+mod meters;
 mod offsets;
 mod pop;
 mod produce;
@@ -37,6 +39,7 @@ pub use delay::{DEFAULT_LEVELS, Lateness, PendingTimer, RecallError, parse_level
 pub use error::{AdminError, EndError, OffsetError, ProduceError, PullError, SettleError, TakeError, Unconfirmed};
 pub use filter::{Filter, FilterError};
 pub use metadata::{Group, GroupChange, RetryPolicy, Topic, TopicChange};
+pub use meters::{Backlog, Backlogs, GroupCounts, TopicCounts};
 pub use pop::{Delivery, Moved, Position, Progress, Receipt, Take};
 pub use produce::{Draft, Produced};
 pub use pull::{Pull, Pulled};
@@ -64,6 +67,7 @@ struct Inner {
     pop: pop::Pop,
     timers: delay::Timers,
     transactions: transaction::Transactions,
+    meters: meters::Meters,
 }
 
 /// Why the broker did not start.
@@ -83,7 +87,8 @@ impl Broker {
         let pop = pop::Pop::open(&config, &store, &clock)?;
         let timers = delay::Timers::new(clock.as_ref());
         let transactions = transaction::Transactions::new(&config);
-        let inner = Inner { config, store, clock, metadata, clients, pop, timers, transactions };
+        let meters = meters::Meters::new(config.series_max);
+        let inner = Inner { config, store, clock, metadata, clients, pop, timers, transactions, meters };
         let broker = Self { inner: Arc::new(inner) };
         broker.forget_strays();
         broker.limit_restored();

@@ -9,7 +9,7 @@ use std::{net::SocketAddr, sync::Arc};
 use bytes::Bytes;
 
 use crate::{
-    store::Purpose,
+    store::{Purpose, Ticket},
     types::{
         MessageType, NewMessage, PhysicalOffset, Properties, QueueId, QueueOffset, SysFlag, Timestamp, TopicName,
         java_hash,
@@ -17,7 +17,10 @@ use crate::{
 };
 
 use super::{
-    AdminError, Broker, ProduceError, TransactionId, delay::put_aside, metadata::TopicEntry, transaction::as_half,
+    AdminError, Broker, ProduceError, TransactionId,
+    delay::{Held, put_aside},
+    metadata::TopicEntry,
+    transaction::as_half,
 };
 
 /// A message as a front hands it over: every field checked for its form, nothing checked against the server's state.
@@ -113,8 +116,9 @@ impl Broker {
         drafts: Vec<Draft>,
     ) -> Result<(Vec<Produced>, PhysicalOffset), ProduceError> {
         let mut held = self.hold(&drafts)?;
-        let is_half: Vec<bool> = drafts.iter().map(|d| d.message_type == MessageType::Transaction).collect();
-        let mut places = self.inner.transactions.reserve(is_half.iter().filter(|half| **half).count())?;
+        let types: Vec<MessageType> = drafts.iter().map(|draft| draft.message_type).collect();
+        let is_half = |i: usize| types[i] == MessageType::Transaction;
+        let mut places = self.inner.transactions.reserve((0..types.len()).filter(|i| is_half(*i)).count())?;
         let topic = &*entry.topic;
         // One turn for the messages of a call that need no order: a batch stays together, batches take turns.
         let turn = entry.lane.next_queue(topic.write_queues);
@@ -134,22 +138,32 @@ impl Broker {
         let queues: Vec<QueueId> = placed.iter().map(|message| message.queue).collect();
         let stored = |(i, message)| match held.until(i) {
             Some(due) => put_aside(message, due),
-            None if is_half[i] => as_half(message),
+            None if is_half(i) => as_half(message),
             None => message,
         };
         let unit: Vec<NewMessage> = placed.into_iter().enumerate().map(stored).collect();
         let append = || {
             let ticket = self.inner.store.append(&unit, Purpose::User)?;
             held.appended(&ticket);
+            self.count_stored(entry, &types, &held, &ticket);
             let produced = ticket.appended.iter().enumerate().map(|(i, at)| Produced {
                 queue: queues[i],
                 offset: at.queue_offset,
                 held_until: held.until(i),
-                transaction: is_half[i].then(|| self.half_stored(&mut places, at, &topic.name, &unit[i])),
+                transaction: is_half(i).then(|| self.half_stored(&mut places, at, &topic.name, &unit[i])),
             });
             Ok((produced.collect(), ticket.end))
         };
         entry.lane.gate.pass(append).ok_or_else(|| ProduceError::TopicNotFound(topic.name.clone()))?
+    }
+
+    fn count_stored(&self, entry: &TopicEntry, types: &[MessageType], held: &Held<'_>, ticket: &Ticket) {
+        self.inner.meters.stored(entry, types, ticket);
+        for (place, at) in ticket.appended.iter().enumerate() {
+            if let Some(due) = held.until(place) {
+                self.inner.meters.delayed(entry, due, at.stored_at);
+            }
+        }
     }
 }
 

@@ -263,6 +263,17 @@ impl Core {
         }
     }
 
+    /// See [`super::Store::stored_at`].
+    pub(super) fn stored_at(&self, at: PhysicalOffset) -> Result<Option<Timestamp>, ReadError> {
+        let Some(segment) = self.log.segments.find(at) else { return Ok(None) };
+        let mut head = [0; record::TIMED_LEN];
+        if at.plus(head.len() as u64) > self.readable().min(segment.end()) {
+            return Ok(None);
+        }
+        segment.read_into(at, &mut head).map_err(|error| ReadError::Io { at, error: Arc::new(error) })?;
+        Ok(record::stored_at(&head))
+    }
+
     /// Reads a message and checks its checksums.
     pub(super) fn message(&self, at: PhysicalOffset, size: u32) -> Result<StoredMessage, ReadError> {
         if at.plus(u64::from(size)) > self.readable() {

@@ -204,6 +204,7 @@ impl Broker {
             let through =
                 |unit: &[_]| entry.lane.gate.pass(|| self.append_faultily(unit).unwrap_or_else(|| append(unit)));
             if let Some(ticket) = self.append_done_through(book, offset, vec![released], through)? {
+                self.inner.meters.came_at_its_time(&entry);
                 return Ok(Outcome::Delivered(ticket.end));
             }
             // The deletion has shut the gate and may yet fail; a topic that is gone is out of the table.

@@ -51,7 +51,7 @@ use std::sync::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-pub(super) use accept::put_aside;
+pub(super) use accept::{Held, put_aside};
 pub use handle::RecallHandle;
 pub use lateness::Lateness;
 pub use levels::{DEFAULT_LEVELS, parse_levels};

@@ -222,6 +222,7 @@ impl Broker {
 
     /// What follows a deletion that is safe. A crash before this is over is made good when the broker opens.
     fn group_gone(&self, name: &GroupName) {
+        self.inner.meters.forget_group(name);
         self.keep_forgotten(self.inner.pop.forget_group(name));
     }
 

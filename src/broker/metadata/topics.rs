@@ -399,6 +399,7 @@ impl Broker {
             tracing::warn!(topic = %name, %error, "removing the queues of a deleted topic");
         }
         self.drop_transactions_of(name);
+        self.inner.meters.forget_topic(name);
         self.keep_forgotten(self.inner.pop.forget_topic(name));
     }
 

@@ -176,6 +176,16 @@ impl Book {
         self.done.end_of(offset).unwrap_or(offset)
     }
 
+    /// How many messages of a queue that has those from `min` to `max` are not done.
+    pub fn undone(&self, min: QueueOffset, max: QueueOffset) -> u64 {
+        if min <= self.commit {
+            return self.commit.until(max).saturating_sub(self.done.covered());
+        }
+        // Retention was faster.
+        let done = self.done.iter().map(|range| range.start.max(min).until(range.end)).sum();
+        min.until(max).saturating_sub(done)
+    }
+
     // Taking.
 
     /// The first offset that may be untouched. It lies at the queue's end when there is nothing new.

@@ -77,6 +77,7 @@ impl Broker {
             return Ok(inner.store.end());
         }
         let end = self.append_copy(book, offset, &topic, &message)?;
+        inner.meters.buried(owner);
         inner.pop.touch();
         pages.book.done(offset..offset.plus(1));
         inner.pop.schedule.count(&mut pages);

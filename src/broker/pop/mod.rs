@@ -52,14 +52,14 @@ pub use receipt::Receipt;
 pub use reset::{Moved, Position};
 
 pub(super) use self::own::{Tried, Undone};
-pub(super) use self::subscription::{QueueBook, TooManyBooks};
+pub(super) use self::subscription::{Owner, QueueBook, Subscription, TooManyBooks};
 use self::{
     book::Book,
     bury::Burials,
     log::{Run, SettleLog},
     schedule::Schedule,
     settle_record::{Entry, What},
-    subscription::{Pages, Subscription, Subscriptions},
+    subscription::{Pages, Subscriptions},
 };
 
 use super::{
@@ -206,6 +206,15 @@ impl Pop {
     fn shut(&self, pages: &mut Pages) {
         pages.forgotten = true;
         self.schedule.count(pages);
+    }
+
+    /// Every group on every topic that it consumes.
+    pub(super) fn subscriptions(&self) -> Vec<Arc<Subscription>> {
+        self.subscriptions.list(None)
+    }
+
+    pub(super) fn subscription_of(&self, topic: &TopicName, group: &GroupName) -> Option<Arc<Subscription>> {
+        self.subscriptions.get(topic, group)
     }
 
     /// Every topic and group that there are books of, together.

@@ -7,7 +7,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
@@ -20,12 +20,15 @@ use crate::{
 };
 
 use super::{Book, Line, LongPoll, What};
+use crate::broker::meters::GroupMeter;
 
 /// Whose books they are, and who waits for them.
 pub struct Owner {
     pub topic: TopicName,
     pub group: GroupName,
     pub line: Arc<Line>,
+    /// What happens to the topic's messages in the group.
+    pub meter: OnceLock<Arc<GroupMeter>>,
 }
 
 /// A group on a topic.
@@ -194,7 +197,8 @@ impl Subscriptions {
     }
 
     fn empty(&self, polls: &LongPoll, topic: &TopicName, group: &GroupName) -> Arc<Subscription> {
-        let owner = Owner { topic: topic.clone(), group: group.clone(), line: polls.line(topic, group) };
+        let line = polls.line(topic, group);
+        let owner = Owner { topic: topic.clone(), group: group.clone(), line, meter: OnceLock::new() };
         let books = RwLock::new(Vec::new().into());
         Arc::new(Subscription { owner: Arc::new(owner), books, turn: AtomicUsize::new(0) })
     }

@@ -314,6 +314,7 @@ impl Batch {
             until: run.wall_of(self.until),
         };
         let owner = &self.subscription.owner;
+        self.broker.inner.meters.delivered(owner, booked.attempt, booked.size);
         Delivery { message, receipt: Receipt::seal(&owner.topic, &owner.group, terms), attempt: booked.attempt }
     }
 

@@ -36,13 +36,17 @@ impl Broker {
         if !is_bound && !planted(Fault::DecisionIsNotBound) {
             return Err(EndError::Unknown);
         }
-        let meant_for = meant.topic.clone();
+        let (meant_for, born_at) = (meant.topic.clone(), meant.born_at);
         let appended = match decision {
             Decision::Commit => self.append_commit(id, half::committed(meant)),
             Decision::Rollback => self.append_done(self.half_book(), id.offset, None, vec![], Purpose::Internal),
         }?;
         if let Some(ticket) = appended {
             self.inner.transactions.pending.end(id.offset, Some(decision));
+            if let Some(entry) = self.topic_entry(topic.as_str()) {
+                let now = self.inner.clock.wall();
+                self.inner.meters.decided(&entry, decision == Decision::Commit, born_at, now);
+            }
             return Ok(self.confirmed(ticket.end).await?);
         }
         if !self.half_book().open().book.is_done(id.offset) {

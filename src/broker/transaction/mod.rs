@@ -46,6 +46,7 @@ use super::{
     metadata::{HALF_TOPIC, UNDECIDED_TOPIC},
     pop::QueueBook,
 };
+use crate::types::TopicName;
 
 /// Whose progress on the half topic says which halves are decided (Apache's `MixAll.CID_SYS_RMQ_TRANS`).
 pub(super) const GROUP: &str = "CID_RMQ_SYS_TRANS";
@@ -60,6 +61,11 @@ pub(super) struct Transactions {
 impl Transactions {
     pub(super) fn new(config: &Config) -> Self {
         Self { pending: Pending::new(config.transactions_max), book: std::sync::OnceLock::new() }
+    }
+
+    /// Half messages that wait, by the topic that they are meant for.
+    pub(super) fn pending_by_topic(&self) -> Vec<(TopicName, u64)> {
+        self.pending.by_topic()
     }
 
     /// Room for so many more half messages.
