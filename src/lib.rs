@@ -20,6 +20,7 @@ pub mod config;
 pub mod drain;
 pub mod meter;
 pub mod observe;
+pub mod ops;
 pub mod proto;
 pub mod proxy;
 pub mod runtime;

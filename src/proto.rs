@@ -12,5 +12,11 @@ pub mod admin {
     tonic::include_proto!("ferromq.admin.v1");
 }
 
+/// What KEDA asks of an external scaler.
+pub mod keda {
+    #![expect(clippy::all, clippy::pedantic, missing_docs, reason = "generated code")]
+    tonic::include_proto!("externalscaler");
+}
+
 /// Every file above with its dependencies, as an encoded `FileDescriptorSet`; gRPC reflection serves it.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -21,7 +21,7 @@ use std::{
 pub use file::FileError;
 pub use keys::Key;
 
-use crate::{broker, proxy, store};
+use crate::{broker, ops, proxy, store};
 
 /// What every room is told.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +30,7 @@ pub struct Config {
     pub store: store::Config,
     pub broker: broker::Config,
     pub proxy: proxy::Config,
+    pub ops: ops::Config,
 }
 
 /// Settings of the process itself.
@@ -58,6 +59,7 @@ impl Default for Config {
             store: store::Config::at("./store"),
             broker: broker::Config::default(),
             proxy: proxy::Config::default(),
+            ops: ops::Config::default(),
         };
         config.settle_store_host();
         let limits = &mut config.proxy.limits;
@@ -68,6 +70,17 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Every sample says whose it is, before what `metricsLabel` adds.
+    fn settle_names(&mut self) {
+        let own = [
+            ("cluster", self.broker.cluster_name.clone()),
+            ("node_type", "broker".to_owned()),
+            ("node_id", self.broker.broker_name.to_string()),
+        ];
+        let common = &mut self.ops.names.common;
+        common.splice(0..0, own.map(|(name, value)| (name.to_owned(), value)));
+    }
+
     /// Records name one host: `brokerIP1`, with the port of the first listener.
     pub fn settle_store_host(&mut self) {
         if let Some(main) = self.proxy.listeners.first() {
@@ -267,6 +280,7 @@ impl Layers {
             return Err(Error::Faults(self.faults));
         }
         config.settle_store_host();
+        config.settle_names();
         let warnings = warnings(&self.not_served, &self.no_effect);
         Ok(Loaded { config, settings, warnings, files })
     }
@@ -316,6 +330,11 @@ fn cross_check(config: &Config, settings: &[Setting]) -> Vec<Fault> {
     let admin = config.server.admin_listen.port();
     if admin != 0 && config.proxy.listeners.iter().any(|l| l.listen.port() == admin) {
         fault("adminServerPort", "is a port of the RocketMQ API too; choose another".to_owned());
+    }
+    let operations = config.ops.listen.port();
+    let taken = |l: &proxy::Listener| l.listen.port() == operations;
+    if config.ops.enabled && operations != 0 && (operations == admin || config.proxy.listeners.iter().any(taken)) {
+        fault("metricsPromExporterPort", "is the port of another part too; choose another".to_owned());
     }
     if config.proxy.limits.inbound_bytes_max < config.broker.max_message_bytes + (64 << 10) {
         fault("grpcMaxInboundMessageSize", "has no room for a message of maxMessageSize; raise it".to_owned());

@@ -10,7 +10,9 @@ use crate::{
     types::{GroupName, TopicName},
 };
 
-use super::{asks::Asks, config::Config, layers::Load, renew::Renewals, sessions::Sessions, status::Refusal};
+use super::{
+    asks::Asks, config::Config, layers::Load, meters::Meters, renew::Renewals, sessions::Sessions, status::Refusal,
+};
 
 pub struct Front {
     pub config: Config,
@@ -19,6 +21,7 @@ pub struct Front {
     pub asks: Asks,
     pub renewals: Renewals,
     pub load: Load,
+    pub meters: Meters,
     /// Cancelled when no new work is taken.
     pub draining: CancellationToken,
 }
@@ -30,6 +33,7 @@ impl Front {
             asks: Asks::default(),
             renewals: Renewals::new(config.renew.clone()),
             load: Load::default(),
+            meters: Meters::new(),
             draining: CancellationToken::new(),
             broker,
             config,

@@ -11,6 +11,7 @@
 //! status     broker error -> RocketMQ code
 //! sessions   what clients told about themselves, and their open Telemetry streams
 //! commands   what the server has to say to its clients over them
+//! meters     how long each RPC takes
 //! renew      leases that the server keeps alive for push consumers
 //! ```
 //!
@@ -25,6 +26,7 @@ mod convert;
 mod front;
 mod health;
 mod layers;
+mod meters;
 mod producers;
 mod renew;
 mod rpc;
@@ -40,6 +42,7 @@ mod tls;
 pub use addresses::{AddressError, HostPort};
 pub use asks::AskError;
 pub use config::{Config, Listener, TlsMode};
+pub use meters::RpcCounts;
 pub use server::Proxy;
 pub use sessions::PushError;
 pub use tls::TlsError;

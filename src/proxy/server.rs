@@ -24,10 +24,15 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::pb::health_server::HealthServer;
 use tower::Service;
 
-use crate::{broker::Broker, proto, proto::v2::TelemetryCommand, types::ClientId};
+use crate::{
+    broker::Broker,
+    proto,
+    proto::v2::TelemetryCommand,
+    types::{ClientId, GroupName},
+};
 
 use super::{
-    Config, Error, PushError, TlsMode,
+    Config, Error, PushError, RpcCounts, TlsMode,
     config::{Limits, Listener},
     front::Front,
     health::Health,
@@ -239,6 +244,18 @@ impl Proxy {
         self.inner.front.sessions.push(client, command)
     }
 
+    /// Whether no new work is taken.
+    pub fn is_draining(&self) -> bool {
+        self.inner.front.draining.is_cancelled()
+    }
+    /// How long the calls of each RPC took, by answer.
+    pub fn rpc_counts(&self) -> Vec<RpcCounts> {
+        self.inner.front.meters.counts()
+    }
+    /// Clients that have told what they are, by language and, of consumers, group.
+    pub fn clients(&self) -> Vec<(&'static str, Option<GroupName>, u64)> {
+        self.inner.front.sessions.census()
+    }
     /// Open connections.
     pub fn connections(&self) -> usize {
         self.inner.connections.load(Relaxed)

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use crate::{
     broker::Role,
     proto::v2::{Code, TelemetryCommand},
-    types::{ClientId, TopicName},
+    types::{ClientId, GroupName, TopicName},
 };
 
 use super::{
@@ -273,6 +273,23 @@ impl Sessions {
         } else {
             table.loosen(client);
         }
+    }
+
+    /// How many clients there are that have told what they are, by language and, of consumers, group.
+    pub fn census(&self) -> Vec<(&'static str, Option<GroupName>, u64)> {
+        let mut census: HashMap<(&'static str, Option<GroupName>), u64> = HashMap::new();
+        let table = self.table.read();
+        for session in table.sessions.values().filter(|session| !session.silent) {
+            let Some(told) = &session.told else { continue };
+            let group = match &told.role {
+                Role::Producer { .. } => None,
+                Role::Consumer { group } => Some(group.clone()),
+            };
+            let language = session.newest.as_ref().map_or("other", |newest| newest.language.name());
+            *census.entry((language, group)).or_default() += 1;
+        }
+        drop(table);
+        census.into_iter().map(|((language, group), count)| (language, group, count)).collect()
     }
 
     #[cfg(test)]

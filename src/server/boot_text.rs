@@ -33,6 +33,9 @@ fn text(loaded: &Loaded, report: &str, workers: usize) -> String {
         line("clients", clients(listener, config));
     }
     line("admin", format!("{} (ferromq topic, ferromq group)", config.server.admin_listen));
+    if config.ops.enabled {
+        line("ops", format!("{} (/metrics, /readyz, /livez, KEDA)", config.ops.listen));
+    }
     line("store", absolute(&config.store.root).display().to_string());
     for found in report.lines() {
         line("recovery", found.trim().to_owned());

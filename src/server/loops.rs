@@ -5,13 +5,20 @@ use std::{panic::AssertUnwindSafe, time::Duration};
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
 
-use crate::{broker::Broker, drain::Drain, proxy::Proxy, types::Deadline};
+use crate::{
+    broker::Broker,
+    drain::Drain,
+    ops::{BEAT_INTERVAL, State},
+    proxy::Proxy,
+    types::Deadline,
+};
 
 /// How often it is looked whether delayed messages have waited for long: a look costs one read.
 const CARRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Starts them all on one thread.
-pub fn start(on: &Handle, drain: &Drain, broker: &Broker, proxy: &Proxy) {
+pub fn start(on: &Handle, drain: &Drain, broker: &Broker, proxy: &Proxy, state: &State) {
+    drain.spawn(on, beat(state.clone(), drain.clone()));
     drain.spawn(on, vital("redelivery", revive(broker.clone(), drain.clone())));
     drain.spawn(on, vital("delayed messages", fire_timers(broker.clone(), drain.clone())));
     drain.spawn(on, vital("carrying delayed messages", carry_timers(broker.clone(), drain.clone())));
@@ -20,6 +27,15 @@ pub fn start(on: &Handle, drain: &Drain, broker: &Broker, proxy: &Proxy) {
     drain.spawn(on, vital("transaction checks", check_transactions(broker.clone(), proxy.clone(), drain.clone())));
     let (proxy, stop) = (proxy.clone(), drain.token());
     drain.spawn(on, vital("the front's background", async move { proxy.background(stop).await }));
+}
+
+/// Shows that this thread is at work; until its loops have ended.
+async fn beat(state: State, drain: Drain) {
+    state.beat();
+    while tick(BEAT_INTERVAL, &drain).await {
+        state.beat();
+    }
+    state.rest();
 }
 
 /// A loop that the server cannot do without: when it panics, the process leaves rather than serve on without it. What was

@@ -1,7 +1,7 @@
 //! THE COMPOSITION ROOT: opens store, broker and fronts, says what it did, and closes them in reverse order.
 //!
 //! ```text
-//! start   sockets bound -> store opened (recovery) -> broker -> gRPC front -> administration -> listening -> "ready"
+//! start   sockets bound -> metrics and probes -> store opened (recovery) -> broker -> gRPC front -> administration -> listening -> "ready"
 //! end     no new connections -> long polls ended -> calls answered -> background loops ended -> snapshot -> store closed
 //! ```
 //!
@@ -28,6 +28,7 @@ use crate::{
     broker::{self, Broker},
     config::{Config, Loaded},
     drain::Drain,
+    ops::{self, State},
     proxy::{self, Proxy},
     runtime::Workers,
     store::{self, FlushPolicy, Health, Poisoned, RealDisk, Report, Store, disk::Disk},
@@ -97,10 +98,17 @@ fn run_on(
     let in_control = control.enter();
     descriptors::share_out(&mut loaded.config);
     // Before anything that takes long: a port that is taken is told at once. Nobody can connect until they listen.
-    let sockets = listen::bind(&mut loaded.config)?;
+    let mut sockets = listen::bind(&mut loaded.config)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let state = State::new(clock.clone());
+    let names = loaded.config.ops.names.clone();
+    // Open until this function ends, so that start and end can be watched.
+    let _operators = match sockets.listen_for_operators()? {
+        Some(socket) => Some(ops::Listener::start(socket, state.clone(), names).map_err(Error::Threads)?),
+        None => None,
+    };
     let (store, report) = Store::open(loaded.config.store.clone(), disk, clock.clone())?;
-    let served = compose(&control, &loaded, &store, clock).and_then(|server| {
+    let served = compose(&control, &loaded, &store, clock, state).and_then(|server| {
         let served = control.block_on(server.serve(&loaded, sockets, &report, signals, announce));
         server.workers.stop();
         served
@@ -124,6 +132,7 @@ struct Server {
     broker: Broker,
     proxy: Proxy,
     workers: Workers,
+    state: State,
     control: Handle,
     /// Acceptors, connections, administration.
     fronts: Drain,
@@ -131,13 +140,19 @@ struct Server {
     loops: Drain,
 }
 
-fn compose(control: &Runtime, loaded: &Loaded, store: &Store, clock: Arc<dyn Clock>) -> Result<Server, Error> {
+fn compose(
+    control: &Runtime,
+    loaded: &Loaded,
+    store: &Store,
+    clock: Arc<dyn Clock>,
+    state: State,
+) -> Result<Server, Error> {
     let Config { server, broker, proxy, .. } = &loaded.config;
     let broker = Broker::open(broker.clone(), store.clone(), clock)?;
     let proxy = Proxy::new(proxy.clone(), broker.clone())?;
     let workers = Workers::start(server.workers).map_err(Error::Threads)?;
     let control = control.handle().clone();
-    Ok(Server { broker, proxy, workers, control, fronts: Drain::new(), loops: Drain::new() })
+    Ok(Server { broker, proxy, workers, state, control, fronts: Drain::new(), loops: Drain::new() })
 }
 
 /// Why the server ends.
@@ -155,9 +170,10 @@ impl Server {
         mut signals: mpsc::Receiver<&'static str>,
         announce: impl FnOnce(Ready<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        loops::start(&self.control, &self.loops, &self.broker, &self.proxy);
+        loops::start(&self.control, &self.loops, &self.broker, &self.proxy, &self.state);
         let ports = sockets.ports();
         self.open_fronts(loaded, sockets)?;
+        self.state.up(self.broker.clone(), self.proxy.clone());
         announce(Ready { loaded, report, ports, workers: self.workers.count() })?;
         let end = tokio::select! {
             Some(name) = signals.recv() => End::Signal(name),

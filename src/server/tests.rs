@@ -32,6 +32,7 @@ fn start_with(disk: &SimDisk, set: &[&str]) -> Running {
     loaded.config.store.segment_bytes = 8 << 20;
     loaded.config.proxy.listeners = vec![Listener { listen: (Ipv4Addr::LOCALHOST, 0).into(), advertised: None }];
     loaded.config.server.admin_listen.set_port(0);
+    loaded.config.ops.listen.set_port(0);
     loaded.config.server.workers = 1;
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
     let (signals, heard) = mpsc::channel(1);

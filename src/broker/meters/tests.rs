@@ -21,6 +21,7 @@ async fn take(broker: &Broker, of: &str, by: &str, max: usize) -> Vec<Delivery> 
         max,
         invisible: Duration::from_secs(30),
         until: Deadline::default(),
+        attempt_id: None,
     };
     broker.take(take).await.unwrap()
 }

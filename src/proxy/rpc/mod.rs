@@ -15,12 +15,13 @@ use std::sync::Arc;
 use prost::Message;
 use tonic::{Request, Response, Status};
 
-use crate::proto::v2::{self, messaging_service_server::MessagingService, receive_message_response};
+use crate::proto::v2::{self, Code, messaging_service_server::MessagingService, receive_message_response};
 
 use super::{
     convert,
     front::Front,
     layers::{Call, Connection},
+    meters::Refused,
     status::Refusal,
 };
 
@@ -63,7 +64,17 @@ fn reply<T: Answer>(outcome: Outcome<T>) -> Result<T> {
         *answer.status() = Some(refusal.into());
         answer
     };
-    Ok(Response::new(outcome.unwrap_or_else(refused)))
+    let mut answer = outcome.unwrap_or_else(refused);
+    let code = answer.status().as_ref().map_or(Code::Ok, v2::Status::code);
+    Ok(told(Response::new(answer), code))
+}
+
+/// Notes beside an answer what its status says, where that is not OK: those who count do not read answers.
+fn told<T>(mut response: Response<T>, code: Code) -> Response<T> {
+    if code != Code::Ok {
+        response.extensions_mut().insert(Refused::Api(code));
+    }
+    response
 }
 
 /// An RPC that comes later.
@@ -121,7 +132,9 @@ impl MessagingService for Messaging {
     }
     async fn receive_message(&self, r: Request<v2::ReceiveMessageRequest>) -> Result<receive::Answer> {
         let (call, request) = open(r)?;
-        Ok(Response::new(self.receive(&call, request).await))
+        let answer = self.receive(&call, request).await;
+        let code = answer.code();
+        Ok(told(Response::new(answer), code))
     }
     async fn ack_message(&self, r: Request<v2::AckMessageRequest>) -> Result<v2::AckMessageResponse> {
         let (call, request) = open(r)?;
@@ -132,7 +145,7 @@ impl MessagingService for Messaging {
         r: Request<v2::ChangeInvisibleDurationRequest>,
     ) -> Result<v2::ChangeInvisibleDurationResponse> {
         let (call, request) = open(r)?;
-        Ok(Response::new(self.change_invisible(&call, request).await))
+        reply(Ok(self.change_invisible(&call, request).await))
     }
     async fn forward_message_to_dead_letter_queue(
         &self,
@@ -143,7 +156,9 @@ impl MessagingService for Messaging {
     }
     async fn pull_message(&self, r: Request<v2::PullMessageRequest>) -> Result<pull::Answer> {
         let (call, request) = open(r)?;
-        Ok(Response::new(self.pull(&call, request).await))
+        let answer = self.pull(&call, request).await;
+        let code = answer.code();
+        Ok(told(Response::new(answer), code))
     }
     async fn update_offset(&self, r: Request<v2::UpdateOffsetRequest>) -> Result<v2::UpdateOffsetResponse> {
         let (_, request) = open(r)?;
