@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     broker::Broker,
+    observe::telemetry,
     proto::admin::{self as pb, admin_service_server},
     store::Health,
 };
@@ -188,6 +189,19 @@ impl admin_service_server::AdminService for Admin {
         request: Request<pb::ParkMessageRequest>,
     ) -> Result<Response<pb::ParkMessageResponse>, Status> {
         groups::park(&self.broker, request.get_ref()).await.map(Response::new)
+    }
+
+    async fn set_log_level(
+        &self,
+        request: Request<pb::SetLogLevelRequest>,
+    ) -> Result<Response<pb::SetLogLevelResponse>, Status> {
+        let level = request.into_inner().level;
+        if !level.is_empty() {
+            let refused = |why| Status::invalid_argument(format!("level {level:?} {why}"));
+            telemetry::set_level(&level).map_err(refused)?;
+            tracing::info!(level, "the log's level was changed");
+        }
+        Ok(Response::new(pb::SetLogLevelResponse { level: telemetry::level() }))
     }
 
     async fn get_server_status(

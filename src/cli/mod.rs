@@ -8,8 +8,11 @@ pub mod benchmark;
 mod client;
 mod config;
 mod consume;
+mod doctor;
 mod group;
 mod health;
+mod log_level;
+mod metrics;
 mod output;
 mod produce;
 mod remote;
@@ -31,6 +34,7 @@ Examples:
   ferromq apply -f topics.yaml --diff             what a document of topics and groups would change
   ferromq produce orders 'hello' --tag paid
   ferromq consume orders --group billing --follow
+  ferromq doctor mq.example.com:8081              why does my client not get through?
   ferromq config --json                           every setting in effect, and where it came from
 
 Exit codes: 0 done, 1 failed, 2 the command line was not understood.";
@@ -69,6 +73,12 @@ enum Command {
     Benchmark(benchmark::Args),
     /// Ask whether a server is ready: exit code 0 when it is, 1 when not.
     Health(health::Args),
+    /// Do what a client does, step by step, and name the first that fails with its cure.
+    Doctor(doctor::Args),
+    /// List what /metrics tells; print a dashboard or alert rules made from it.
+    Metrics(metrics::Args),
+    /// Show or change what a running server logs.
+    LogLevel(log_level::Args),
     /// Print a completion script for a shell.
     Completions(Completions),
 }
@@ -122,6 +132,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Consume(args) => remote::block_on(args.run()),
         Command::Benchmark(args) => benchmark::run(args),
         Command::Health(args) => remote::block_on(args.run()),
+        Command::Doctor(args) => remote::block_on(args.run()),
+        Command::Metrics(args) => args.run(),
+        Command::LogLevel(args) => remote::block_on(args.run()),
         Command::Completions(Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "ferromq", &mut script);

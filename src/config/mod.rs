@@ -21,7 +21,7 @@ use std::{
 pub use file::FileError;
 pub use keys::Key;
 
-use crate::{broker, ops, proxy, store};
+use crate::{broker, observe::telemetry::Format, ops, proxy, store};
 
 /// What every room is told.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,7 +41,7 @@ pub struct Server {
     pub workers: usize,
     /// Levels by module; see `observe::telemetry`.
     pub log_level: String,
-    pub log_json: bool,
+    pub log_format: Format,
     /// Whether TLS may come with a certificate that nobody gave.
     pub self_signed_certificate: bool,
 }
@@ -53,7 +53,7 @@ impl Default for Config {
                 admin_listen: (Ipv4Addr::LOCALHOST, 8083).into(),
                 workers: 0,
                 log_level: "info".into(),
-                log_json: false,
+                log_format: Format::Auto,
                 self_signed_certificate: true,
             },
             store: store::Config::at("./store"),
