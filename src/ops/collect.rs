@@ -169,3 +169,91 @@ fn front(page: &mut Page, proxy: &Proxy) {
         page.distribution(Id::RpcLatency, &labels, &rpc.latency, 1e3);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        broker::{
+            Decision, Draft, Filter, Take,
+            testing::{Machine, draft, normal, topic},
+        },
+        observe::metrics::catalogue,
+        proxy,
+        types::{
+            Deadline, MessageType,
+            properties::{PropertiesBuilder, key},
+        },
+    };
+
+    fn with(mut draft: Draft, properties: &[(&'static str, &str)]) -> Draft {
+        let mut all = PropertiesBuilder::default();
+        for (key, value) in properties {
+            all.push(key, value);
+        }
+        draft.properties = all.build();
+        draft
+    }
+
+    /// What is on the page of a server that had messages of all kinds, without clients.
+    async fn full_page(machine: &Machine) -> String {
+        let broker = machine.start();
+        let group = GroupName::parse("g").expect("a name");
+        broker.produce(&topic("T"), vec![normal("x"), normal("y")]).await.expect("stored");
+        let later = with(draft(MessageType::Delay, None, "z"), &[(key::TIMER_DELAY_MS, "60000")]);
+        broker.produce(&topic("D"), vec![later]).await.expect("stored");
+        for id in ["1", "2"] {
+            let half = with(draft(MessageType::Transaction, None, "h"), &[(key::UNIQ_KEY, id)]);
+            let produced = broker.produce(&topic("X"), vec![half]).await.expect("stored");
+            if id == "1" {
+                let transaction = produced[0].transaction.expect("a half").to_string();
+                broker.end_transaction(&topic("X"), id, &transaction, Decision::Commit).await.expect("decided");
+            }
+        }
+        let take = Take {
+            topic: topic("T"),
+            group,
+            filter: Filter::All,
+            max: 1,
+            invisible: Duration::from_secs(30),
+            until: Deadline::default(),
+            attempt_id: None,
+        };
+        assert_eq!(broker.take(take).await.expect("taken").len(), 1);
+        let state = State::new(machine.clock.clone());
+        state.up(broker.clone(), Proxy::new(proxy::Config::default(), broker).expect("a front"));
+        page(&state, &Names { with_units: true, common: vec![] })
+    }
+
+    #[tokio::test]
+    async fn every_metric_of_the_table_is_on_the_page_of_a_server_that_has_something_to_tell() {
+        let machine = Machine::new();
+        let page = full_page(&machine).await;
+        // Those of clients are shown from outside, with clients; a disk that nobody looked at yet has no size.
+        let elsewhere =
+            [Id::ProducerConnections, Id::ConsumerConnections, Id::RpcLatency, Id::StorageSize, Id::StorageFree];
+        for metric in catalogue::ALL.iter().filter(|metric| !elsewhere.contains(&metric.id)) {
+            let name = metric.full_name();
+            assert!(page.contains(&format!("# TYPE {name} ")), "no {name} in\n{page}");
+        }
+    }
+
+    #[tokio::test]
+    async fn no_sample_is_told_twice_and_every_value_is_a_number() {
+        let machine = Machine::new();
+        let page = full_page(&machine).await;
+        let mut series = std::collections::BTreeSet::new();
+        for line in page.lines().filter(|line| !line.starts_with('#')) {
+            let (name, value) = line.rsplit_once(' ').expect("a value");
+            assert!(value.parse::<f64>().is_ok_and(f64::is_finite), "{line}");
+            assert!(series.insert(name), "{name} is told twice");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_recovers_tells_that_it_is_not_ready() {
+        let machine = Machine::new();
+        let page = page(&State::new(machine.clock.clone()), &Names { with_units: true, common: vec![] });
+        assert!(page.contains("ferromq_ready{} 0\n") && page.contains("ferromq_build_info{version="), "{page}");
+    }
+}
