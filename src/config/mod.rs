@@ -62,6 +62,7 @@ impl Default for Config {
             ops: ops::Config::default(),
         };
         config.settle_store_host();
+        config.settle_names();
         let limits = &mut config.proxy.limits;
         // One connection may send one request of the largest size while it receives another.
         limits.connection_bytes_max = limits.connection_bytes_max.max(2 * limits.inbound_bytes_max);

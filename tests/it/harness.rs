@@ -58,6 +58,8 @@ pub struct Server {
 struct Ports {
     grpc: u16,
     admin: u16,
+    /// Absent where the port is switched off.
+    #[serde(default)]
     ops: u16,
 }
 
