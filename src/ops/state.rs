@@ -171,9 +171,12 @@ mod tests {
         let (broker, proxy) = open(&machine);
         let state = State::new(machine.clock.clone());
         state.up(broker.clone(), proxy);
-        machine.disk.fail_sync_once_then_lie();
         let topic = crate::broker::testing::topic("T");
-        broker.produce(&topic, vec![crate::broker::testing::normal("x")]).await.expect_err("nothing is acknowledged");
+        let message = || vec![crate::broker::testing::normal("x")];
+        // The topic is there, so that it is the log whose sync fails.
+        broker.produce(&topic, message()).await.expect("stored");
+        machine.disk.fail_sync_once_then_lie();
+        broker.produce(&topic, message()).await.expect_err("nothing is acknowledged");
         let ready = state.ready();
         assert!(!ready.is_good && ready.reasons[0].contains("see to the disk"), "{ready:?}");
     }

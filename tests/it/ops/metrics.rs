@@ -137,7 +137,7 @@ fn the_port_stays_closed_when_it_is_switched_off() {
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("is not served; use PROM"), "{}", stderr(&output));
     let server = Server::start_with(dir.path(), &["--set", "metricsExporterType=DISABLE"]);
-    assert!(!server.boot_text().contains("/metrics"), "{}", server.boot_text());
+    assert!(!server.boot_text().contains("/readyz"), "{}", server.boot_text());
 }
 
 #[test]
