@@ -27,7 +27,8 @@
 //!
 //! # Locks
 //!
-//! The index, then the book (inside [`Index::sweep`] alone). An append holds the book's; the index is told afterwards.
+//! The book, a topic's gate, the index. A send tells the index behind its topic's gate, an append that ends a timer passes a
+//! gate under the book, and a sweep asks the book about what the index has.
 
 mod accept;
 mod axis;

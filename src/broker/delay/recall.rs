@@ -6,11 +6,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{
-    Broker, RecallHandle,
-    accept::{again, real_topic},
-    faults::Fault,
-};
+use super::super::aside::meant_topic;
+use super::{Broker, RecallHandle, accept::again, faults::Fault};
 use crate::{
     broker::{ProduceError, Produced},
     store::{AppendError, Entry, Poisoned, Purpose, ReadError, Ticket},
@@ -138,7 +135,8 @@ impl Broker {
                 [key::TIMER_OUT_MS, key::TIMER_DELIVER_MS, key::DELAY, key::TIMER_DELAY_SEC, key::TIMER_DELAY_MS];
             let mut properties = message.properties.without(&anew);
             properties.push(key::TIMER_OUT_MS, &due.to_string()).push(key::TIMER_DELIVER_MS, &due.to_string());
-            if self.replace_timer(timer.offset, again(&message, properties.build()), due, point)? {
+            let record = again(&message, properties.build());
+            if self.replace_timer(timer.offset, &message, record, due, point)? {
                 moved.push(PendingTimer { due, stored_at: wall, ..timer });
             }
         }
@@ -212,7 +210,7 @@ impl Broker {
         let mut named = BTreeSet::new();
         for offset in offsets {
             let Some(message) = self.pending_record(offset)? else { continue };
-            if message.message_id() == Some(&handle.message_id) && real_topic(&message).as_ref() == Some(&handle.topic)
+            if message.message_id() == Some(&handle.message_id) && meant_topic(&message).as_ref() == Some(&handle.topic)
             {
                 named.insert(offset);
             }
@@ -262,7 +260,7 @@ impl Broker {
 fn shown(message: &StoredMessage) -> Option<PendingTimer> {
     let of = |key| message.properties.get(key);
     Some(PendingTimer {
-        topic: real_topic(message)?,
+        topic: meant_topic(message)?,
         message_id: message.message_id().unwrap_or_default().to_owned(),
         due: Timestamp::from_millis(of(key::TIMER_OUT_MS)?.parse().ok()?),
         stored_at: message.stored_at,

@@ -52,7 +52,8 @@ pub use receipt::Receipt;
 pub use reset::{Moved, Position};
 
 pub(super) use self::own::{Tried, Undone};
-pub(super) use self::subscription::{QueueBook, TooManyBooks};
+pub(super) use self::subscription::QueueBook;
+pub use self::subscription::TooManyBooks;
 use self::{
     book::Book,
     bury::Burials,

@@ -129,6 +129,17 @@ impl Pending {
         due
     }
 
+    /// Puts off what was taken for this round and could not be done in it.
+    pub fn put_off(&self, offsets: impl IntoIterator<Item = QueueOffset>, until: Deadline) {
+        let mut table = self.table.lock();
+        for offset in offsets {
+            if let Some(mut half) = table.halves.get(&offset).cloned() {
+                half.due = until;
+                table.put(offset, half);
+            }
+        }
+    }
+
     /// Notes that a producer was asked; how often that is, and when one is asked again. `None` when it is decided.
     pub fn asked(&self, offset: QueueOffset) -> Option<(u32, Deadline)> {
         let mut table = self.table.lock();

@@ -203,3 +203,43 @@ async fn a_deletion_of_a_topic_that_fails_drops_no_delayed_message() {
     assert_eq!(world.delivered(), ["kept"]);
     world.broker.store().close();
 }
+
+/// A send holds its topic's gate and tells the index; what ends a timer holds the book and passes a gate. A sweep that held
+/// the index and waited for the book would close the circle.
+#[tokio::test]
+async fn a_sweep_that_waits_for_the_book_holds_up_no_send() {
+    let world = World::new();
+    let timers = &world.broker.inner.timers;
+    let pages = world.broker.timer_book().open();
+    let mut held = 0;
+    std::thread::scope(|threads| {
+        threads.spawn(|| world.broker.sweep_some());
+        while timers.sweep.try_lock().is_some() {
+            std::thread::yield_now();
+        }
+        for _ in 0..1000 {
+            std::thread::yield_now();
+            held += usize::from(timers.index.try_lock_for(Duration::from_secs(1)).is_none());
+            if held > 0 {
+                break;
+            }
+        }
+        drop(pages);
+    });
+    assert_eq!(held, 0, "the sweep holds the index");
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn what_is_due_when_the_server_ends_comes_at_the_next_start() {
+    let world = World::new();
+    world.send_in(HOUR, "a").await;
+    world.machine.clock.advance(HOUR);
+    world.broker.end_polls();
+    assert_eq!(world.broker.fire_timers().await, None, "nothing calls it again");
+    assert_eq!(world.delivered(), [""; 0]);
+    let world = world.restart();
+    world.pass(ms(0)).await;
+    assert_eq!(world.delivered(), ["a"]);
+    world.broker.store().close();
+}

@@ -226,3 +226,22 @@ async fn retention_keeps_what_still_waits_for_its_decision() {
     assert_eq!(broker.half_book().open().book.commit(), QueueOffset::new(2));
     broker.store().close();
 }
+
+#[tokio::test]
+async fn a_half_that_could_not_be_dropped_with_its_topic_reaches_no_topic_of_that_name() {
+    let machine = Machine::new();
+    let broker = machine.start();
+    let name = create(&broker, "T", MessageType::Transaction);
+    let a = send(&broker, &name, "a").await;
+    let refused = super::super::faults::plant(super::super::Fault::DropIsRefused);
+    broker.delete_topic(&name).unwrap();
+    drop(refused);
+    create(&broker, "T", MessageType::Transaction);
+    let ended = broker.end_transaction(&name, "a", &a, Decision::Commit).await;
+    assert!(matches!(ended, Err(EndError::TopicNotFound(_))), "{ended:?}");
+    assert_eq!(bodies(&broker, &name), [""; 0]);
+    machine.clock.advance(std::time::Duration::from_secs(6));
+    let round = broker.due_checks(|_| crate::broker::Askable::Now).await;
+    assert_eq!((round.checks.len(), broker.pending_transactions()), (0, 0), "it is dropped when it is due");
+    broker.store().close();
+}
