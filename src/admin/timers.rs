@@ -4,7 +4,7 @@ use prost_types::Timestamp as WireTime;
 use tonic::Status;
 
 use crate::{
-    broker::{AppendError, Broker, Lateness, PendingTimer, RecallError},
+    broker::{AppendError, Broker, Lateness, PendingTimer, RecallError, Unconfirmed},
     proto::admin as pb,
     types::{Timestamp, TopicName},
 };
@@ -98,7 +98,8 @@ fn refusal(error: RecallError) -> Status {
         }
         RecallError::NotDelay { .. } | RecallError::Off => Status::failed_precondition(text),
         RecallError::Append(AppendError::Busy { .. }) => Status::resource_exhausted(text),
-        RecallError::Append(_) | RecallError::Poisoned(_) => Status::unavailable(text),
+        RecallError::Unconfirmed(Unconfirmed::Late { .. }) => Status::deadline_exceeded(text),
+        RecallError::Append(_) | RecallError::Poisoned(_) | RecallError::Unconfirmed(_) => Status::unavailable(text),
         RecallError::Read(_) => Status::internal(text),
     }
 }

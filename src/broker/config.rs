@@ -56,6 +56,9 @@ pub struct Config {
     pub transaction_checks_max: u32,
     /// `transactionPendingMax`: half messages that wait for their decision at most.
     pub transactions_max: usize,
+    /// `syncFlushTimeout`: how long a send or an acknowledgement waits to be as safe as the flush policy says, before it is
+    /// answered that this is not known.
+    pub sync_flush_timeout: Duration,
     /// Topics and groups at most (together with what was auto-created).
     pub topics_max: usize,
     pub groups_max: usize,
@@ -89,6 +92,7 @@ impl Default for Config {
             transaction_check_interval: Duration::from_secs(30),
             transaction_checks_max: 15,
             transactions_max: 200_000,
+            sync_flush_timeout: Duration::from_secs(5),
             topics_max: 100_000,
             groups_max: 100_000,
         }

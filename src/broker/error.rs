@@ -10,7 +10,21 @@ use crate::{
 
 use super::{long_poll::Full, pop::TooManyBooks};
 
-/// Why a message was not stored.
+/// Why what has its place in the log may not be called safe.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Unconfirmed {
+    /// The disk did not answer in time. It may do so later: what was asked for holds for as long as this server runs, and
+    /// whether a crash would undo it is not known.
+    #[error(
+        "it is written, but the disk did not confirm it within {} ms (syncFlushTimeout): a crash may undo it; repeat it",
+        within.as_millis()
+    )]
+    Late { within: Duration },
+    #[error(transparent)]
+    Poisoned(#[from] Poisoned),
+}
+
+/// Why a message was not stored, or is not known to be.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ProduceError {
     #[error("topic {0} does not exist; create it with `ferromq topic create {0}`")]
@@ -38,6 +52,13 @@ pub enum ProduceError {
     TooManyTransactions(usize),
     #[error(transparent)]
     Append(#[from] AppendError),
+    /// The messages are in the log, and consumers may get them.
+    #[error(
+        "the message is written, but the disk did not confirm it within {} ms (syncFlushTimeout): it may be kept and \
+         delivered all the same; sending it again may store it twice",
+        within.as_millis()
+    )]
+    Unconfirmed { within: Duration },
     /// Metadata could not be written.
     #[error("saving the topic table: {0}")]
     Metadata(String),
@@ -62,6 +83,8 @@ pub enum EndError {
     Read(#[from] ReadError),
     #[error(transparent)]
     Poisoned(#[from] Poisoned),
+    #[error(transparent)]
+    Unconfirmed(#[from] Unconfirmed),
 }
 
 /// Why a poll got nothing but a refusal.
@@ -130,6 +153,8 @@ pub enum OffsetError {
     Read(#[from] ReadError),
     #[error(transparent)]
     Poisoned(#[from] Poisoned),
+    #[error(transparent)]
+    Unconfirmed(#[from] Unconfirmed),
 }
 
 /// Why a delivery could not be settled (acked, changed, dead-lettered).
@@ -153,6 +178,28 @@ pub enum SettleError {
     Read(#[from] ReadError),
     #[error(transparent)]
     Poisoned(#[from] Poisoned),
+    #[error(transparent)]
+    Unconfirmed(#[from] Unconfirmed),
+}
+
+impl From<Unconfirmed> for ProduceError {
+    fn from(why: Unconfirmed) -> Self {
+        match why {
+            Unconfirmed::Late { within } => Self::Unconfirmed { within },
+            Unconfirmed::Poisoned(why) => Self::Append(why.into()),
+        }
+    }
+}
+
+/// Why an operator could not settle a message.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum OperateError {
+    #[error("topic {topic} has {queues} queues, from 0 on, so there is no queue {queue}")]
+    NoQueue { topic: TopicName, queue: QueueId, queues: usize },
+    #[error("queue {queue} of topic {topic} has no message {offset}; it has {min} up to but not including {max}")]
+    NoMessage { topic: TopicName, queue: QueueId, offset: QueueOffset, min: QueueOffset, max: QueueOffset },
+    #[error(transparent)]
+    Settle(#[from] SettleError),
 }
 
 /// Why a topic or group was not made, changed or deleted.

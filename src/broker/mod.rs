@@ -35,16 +35,22 @@ use std::sync::Arc;
 pub use clients::Role;
 pub use config::Config;
 pub use delay::{DEFAULT_LEVELS, Lateness, PendingTimer, RecallError, parse_levels};
-pub use error::{AdminError, EndError, OffsetError, ProduceError, PullError, SettleError, TakeError};
+pub use error::{
+    AdminError, EndError, OffsetError, OperateError, ProduceError, PullError, SettleError, TakeError, Unconfirmed,
+};
 pub use filter::{Filter, FilterError};
 pub use metadata::{Group, GroupChange, RetryPolicy, Topic, TopicChange};
-pub use pop::{Delivery, Moved, Position, Progress, Receipt, Take, TooManyBooks};
+pub use pop::{AttemptId, Delivery, Locked, Moved, Position, Progress, Receipt, Take, TooManyBooks};
 pub use produce::{Draft, Produced};
 pub use pull::{Pull, Pulled};
 pub use transaction::{Askable, Check, Decision, Round, TransactionId};
 
 pub use crate::store::{AppendError, Health, Poisoned, ReadError};
-use crate::{store::Store, types::Clock};
+
+use crate::{
+    store::Store,
+    types::{Clock, PhysicalOffset},
+};
 
 /// The broker; a cheap clone.
 #[derive(Clone)]
@@ -96,6 +102,15 @@ impl Broker {
     }
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.inner.clock
+    }
+    /// Waits until everything below `end` is as safe as the flush policy says, for `syncFlushTimeout` at most: a disk
+    /// that hangs is no reason for a client to hear nothing.
+    async fn confirmed(&self, end: PhysicalOffset) -> Result<(), Unconfirmed> {
+        let within = self.inner.config.sync_flush_timeout;
+        match tokio::time::timeout(within, self.inner.store.committed(end)).await {
+            Ok(committed) => committed.map_err(Unconfirmed::Poisoned),
+            Err(_) => Err(Unconfirmed::Late { within }),
+        }
     }
     /// Ends every parked poll with nothing, and lets no new one park: for the drain. The loops' work ends with the batch
     /// that they are at: what is left is found in the log at the next start.

@@ -2,14 +2,14 @@
 //!
 //! What a front has checked already (names, properties, form) is not looked at again. Checked here, in this order: the
 //! body's size, the topic, its type, its permission. Then every message of the call gets its queue, all of them enter the
-//! log as one unit, and the answer waits for the flush policy.
+//! log as one unit, and the answer waits for the flush policy, but not for ever.
 
 use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 
 use crate::{
-    store::{AppendError, Purpose},
+    store::Purpose,
     types::{
         MessageType, NewMessage, PhysicalOffset, Properties, QueueId, QueueOffset, SysFlag, Timestamp, TopicName,
         java_hash,
@@ -66,7 +66,7 @@ impl Broker {
             self.check_types(&entry, &drafts)?;
         }
         let (produced, end) = self.append_drafts(&entry, drafts)?;
-        self.inner.store.committed(end).await.map_err(AppendError::from)?;
+        self.confirmed(end).await?;
         Ok(produced)
     }
 

@@ -23,7 +23,7 @@ use crate::{
     types::{Clock as _, SystemClock},
 };
 
-use super::remote;
+use super::{remote, tls::TlsArgs};
 
 /// Seconds. 2021-01-01T00:00:00Z, from which message ids count.
 const MESSAGE_ID_EPOCH: i64 = 1_609_459_200;
@@ -66,9 +66,11 @@ impl From<tonic::Status> for Error {
 /// The server of the RocketMQ API.
 #[derive(clap::Args, Clone, Debug)]
 pub struct EndpointArgs {
-    /// Address of the RocketMQ 5 API, reached in plaintext.
+    /// Address of the RocketMQ 5 API, reached in plaintext unless told otherwise.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8081")]
     endpoint: HostPort,
+    #[command(flatten)]
+    tls: TlsArgs,
 }
 
 /// Puts the client's name into every call.
@@ -135,7 +137,8 @@ impl Client {
     /// Connects and exchanges settings.
     pub async fn start(at: &EndpointArgs, role: Role) -> Result<Self, Error> {
         let cure = "is the server running there? --endpoint HOST:PORT names another";
-        let channel = remote::connect(&at.endpoint.to_string(), None, cure).await.map_err(Error::Connect)?;
+        let tls = at.tls.connector().map_err(Error::Connect)?;
+        let channel = remote::connect_by(tls, &at.endpoint.to_string(), None, cure).await.map_err(Error::Connect)?;
         let client_id = format!("ferromq@{}@{:016x}", std::process::id(), random())
             .parse()
             .map_err(|_| Error::Broken("the client id is not ASCII".into()))?;

@@ -15,6 +15,7 @@ mod produce;
 mod remote;
 mod server;
 mod timer;
+mod tls;
 mod topic;
 
 use std::process::ExitCode;

@@ -3,12 +3,15 @@
 use std::{future::Future, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, anyhow};
+use tokio_rustls::TlsConnector;
 use tonic::{
     Status,
     transport::{Channel, Endpoint},
 };
 
 use crate::proto::admin::admin_service_client::AdminServiceClient;
+
+use super::tls;
 
 /// How long a server may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -39,6 +42,16 @@ impl AdminArgs {
 
 /// Connects in plaintext; `cure` is told when nobody is there.
 pub async fn connect(address: &str, timeout: Option<Duration>, cure: &str) -> anyhow::Result<Channel> {
+    connect_by(None, address, timeout, cure).await
+}
+
+/// The same by TLS where there is a connector.
+pub async fn connect_by(
+    tls: Option<TlsConnector>,
+    address: &str,
+    timeout: Option<Duration>,
+    cure: &str,
+) -> anyhow::Result<Channel> {
     let wrong = || format!("{address:?} is not HOST:PORT, like 127.0.0.1:8081");
     let uri: http::Uri = format!("http://{address}").parse().with_context(wrong)?;
     if uri.port().is_none() || uri.path() != "/" {
@@ -48,7 +61,11 @@ pub async fn connect(address: &str, timeout: Option<Duration>, cure: &str) -> an
     if let Some(timeout) = timeout {
         endpoint = endpoint.timeout(timeout);
     }
-    endpoint.connect().await.map_err(|e| anyhow!("cannot connect to {address}: {}; {cure}", innermost(&e)))
+    let connected = match tls {
+        None => endpoint.connect().await,
+        Some(tls) => endpoint.connect_with_connector(tower::service_fn(move |at| tls::connect(tls.clone(), at))).await,
+    };
+    connected.map_err(|e| anyhow!("cannot connect to {address}: {}; {cure}", innermost(&e)))
 }
 
 /// What went wrong at the bottom: the layers above it add nothing for people.

@@ -24,7 +24,7 @@ const NO_REPLICATION: &str = "replication is not served yet; this server is a si
 const NO_ACCESS_CONTROL: &str = "access control is not served yet: every client that connects may do everything; \
                                  set it to false and keep the ports behind a firewall";
 
-const PROMISES: [Promise; 19] = [
+const PROMISES: [Promise; 22] = [
     Promise { key: "brokerRole", harmless: &["async_master"], why: NO_REPLICATION },
     Promise { key: "brokerId", harmless: &["0"], why: NO_REPLICATION },
     Promise { key: "enableDLegerCommitLog", harmless: &["false"], why: NO_REPLICATION },
@@ -43,11 +43,28 @@ const PROMISES: [Promise; 19] = [
     Promise { key: "storeType", harmless: &["default"], why: "only the default store is there" },
     Promise { key: "messageStorePlugIn", harmless: &[""], why: "there are no store plug-ins, tiered storage included" },
     Promise { key: "enableProxyProtocol", harmless: &["false"], why: "the PROXY protocol is not served yet" },
+    Promise {
+        key: "brokerPermission",
+        harmless: &["6"],
+        why: "only 6 (read and write) is there; close one topic with `ferromq topic update NAME --writable false` or \
+              `--readable false`",
+    },
+    Promise {
+        key: "traceTopicEnable",
+        harmless: &["false"],
+        why: "the trace topic of classic clients is not served; set it to false: clients of the RocketMQ 5 API \
+              do not use it",
+    },
+    Promise {
+        key: "readUnCommitted",
+        harmless: &["false"],
+        why: "nobody reads what is not yet as safe as flushDiskType says; set it to false",
+    },
     Promise { key: "enableCompaction", harmless: &["true", "false"], why: "" },
 ];
 
 /// Keys of parts that are not there yet: the classic protocol, the NameServer.
-const NOT_SERVED: [&str; 24] = [
+const NOT_SERVED: [&str; 22] = [
     "namesrvAddr",
     "rocketmqHome",
     "fetchNamesrvAddrByAddressServer",
@@ -65,8 +82,6 @@ const NOT_SERVED: [&str; 24] = [
     "haListenPort",
     "haMasterAddress",
     "haSendHeartbeatInterval",
-    "rejectTransactionMessage",
-    "traceTopicEnable",
     "msgTraceTopicName",
     "enableLmq",
     "enableMultiDispatch",
@@ -76,7 +91,7 @@ const NOT_SERVED: [&str; 24] = [
 
 /// Keys that tune something which does not exist here (`MessageStoreConfig`, `BrokerConfig`, `ProxyConfig`,
 /// `NettyServerConfig`), beyond those that [`NO_EFFECT_ENDINGS`] and [`NO_EFFECT_STARTS`] tell.
-const NO_EFFECT: [&str; 131] = [
+const NO_EFFECT: [&str; 128] = [
     "accessMessageInMemoryHotRatio",
     "accessMessageInMemoryMaxRatio",
     "accountStatsEnable",
@@ -87,7 +102,6 @@ const NO_EFFECT: [&str; 131] = [
     "autoMessageVersionOnTopicLen",
     "bitMapLengthConsumeQueueExt",
     "brokerFastFailureEnable",
-    "brokerPermission",
     "brokerTopicEnable",
     "channelNotActiveInterval",
     "checkCRCOnRecover",
@@ -177,7 +191,6 @@ const NO_EFFECT: [&str; 131] = [
     "osPageCacheBusyTimeOutMills",
     "putConsumeQueueDataByFileChannel",
     "putMsgIndexHightWater",
-    "readUnCommitted",
     "redeleteHangedFileInterval",
     "regionId",
     "rejectPullConsumerEnable",
@@ -188,7 +201,6 @@ const NO_EFFECT: [&str; 131] = [
     "storePathConsumeQueue",
     "storePathIndex",
     "storeCheckpoint",
-    "enablePropertyFilter",
     "timerWheelEnable",
     "timerPrecisionMs",
     "timerFlushIntervalMs",
@@ -264,6 +276,14 @@ mod tests {
         assert_eq!(look_up("brokerRole", "SLAVE"), Some(Known::Refused(NO_REPLICATION)));
         assert_eq!(look_up("brokerRole", "SYNC_MASTER"), Some(Known::Refused(NO_REPLICATION)));
         assert_eq!(look_up("aclEnable", "true"), Some(Known::Refused(NO_ACCESS_CONTROL)));
+        for (key, kept, refused) in [
+            ("brokerPermission", "6", "4"),
+            ("traceTopicEnable", "false", "true"),
+            ("readUnCommitted", "false", "true"),
+        ] {
+            assert_eq!(look_up(key, kept), Some(Known::NoEffect), "{key}");
+            assert!(matches!(look_up(key, refused), Some(Known::Refused(_))), "{key}");
+        }
     }
 
     #[test]

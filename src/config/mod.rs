@@ -16,7 +16,6 @@ use std::{
     fmt,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
-    time::Duration,
 };
 
 pub use file::FileError;
@@ -39,7 +38,6 @@ pub struct Server {
     pub admin_listen: SocketAddr,
     /// Threads that serve connections; 0 is one for each core.
     pub workers: usize,
-    pub shutdown_grace: Duration,
     /// Levels by module; see `observe::telemetry`.
     pub log_level: String,
     pub log_json: bool,
@@ -53,7 +51,6 @@ impl Default for Config {
             server: Server {
                 admin_listen: (Ipv4Addr::LOCALHOST, 8083).into(),
                 workers: 0,
-                shutdown_grace: Duration::from_secs(30),
                 log_level: "info".into(),
                 log_json: false,
                 self_signed_certificate: true,

@@ -92,7 +92,8 @@ pub struct Limits {
     /// A connection is asked for a sign of life this often, and closed when none comes within the timeout.
     pub keepalive_interval: Duration,
     pub keepalive_timeout: Duration,
-    /// How long a connection that is being closed may go on answering.
+    /// `grpcShutdownTimeSeconds`: how long a connection that is being closed may go on answering, at the shutdown of the
+    /// server too.
     pub closing_timeout: Duration,
 }
 
@@ -108,6 +109,8 @@ pub struct Polling {
     pub reserve: Duration,
     /// A client's RPC timeout where its settings are not known.
     pub request_timeout: Duration,
+    /// `enablePropertyFilter`: whether a poll may have an SQL92 expression.
+    pub filter_by_properties: bool,
 }
 
 /// Bounds of an invisible duration.
@@ -126,6 +129,8 @@ pub struct Leases {
 pub struct Messages {
     /// `enableMessageBodyEmptyCheck`.
     pub refuse_empty_body: bool,
+    /// `rejectTransactionMessage`.
+    pub refuse_transactions: bool,
     /// `userPropertyMaxNum`.
     pub user_properties_max: usize,
     /// `maxUserPropertySize`: bytes of user properties, tag and keys together.
@@ -180,6 +185,7 @@ impl Default for Config {
                 batch_max: 32,
                 reserve: Duration::from_millis(100),
                 request_timeout: Duration::from_secs(3),
+                filter_by_properties: true,
             },
             leases: Leases {
                 renewed: Duration::from_secs(60),
@@ -188,6 +194,7 @@ impl Default for Config {
             },
             messages: Messages {
                 refuse_empty_body: true,
+                refuse_transactions: false,
                 user_properties_max: 128,
                 user_properties_bytes_max: 16 << 10,
                 group_bytes_below: 64,

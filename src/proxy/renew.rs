@@ -24,6 +24,9 @@ use super::config::Renew;
 
 const SHARDS: usize = 32;
 
+/// Leases that are moved before others on the thread have their turn.
+const AT_ONCE: usize = 128;
+
 /// What the n-th renewal of a lease adds; the last repeats (RocketMQ's `RenewStrategyPolicy`).
 const STEPS: [Duration; 6] = [
     Duration::from_secs(60),
@@ -121,30 +124,32 @@ impl Renewals {
     }
 
     /// The client went away: what it holds comes again soon.
-    pub fn release(&self, client: &ClientId, broker: &Broker) {
-        let mut released = Vec::new();
+    pub async fn release(&self, client: &ClientId, broker: &Broker) {
+        let mut moved = 0;
         for shard in &self.shards {
-            let mut shard = shard.lock();
-            let gone: Vec<Holder> = shard.keys().filter(|h| h.client == *client).cloned().collect();
-            for holder in gone {
-                let leases = shard.remove(&holder).unwrap_or_default();
-                self.held.fetch_sub(leases.len(), Relaxed);
-                released.push((holder, leases));
-            }
-        }
-        for (holder, leases) in released {
-            for (receipt, lease) in leases {
-                // A lease that cannot be cut ends by itself.
-                let _ = broker.renew(&lease.topic, &holder.group, &receipt, self.config.when_gone);
+            for (holder, leases) in self.take(shard, client) {
+                for (receipt, lease) in leases {
+                    // A lease that cannot be cut ends by itself.
+                    let _ = broker.renew(&lease.topic, &holder.group, &receipt, self.config.when_gone);
+                    turn(&mut moved).await;
+                }
             }
         }
     }
 
+    fn take(&self, shard: &Shard, client: &ClientId) -> Vec<(Holder, HashMap<Receipt, Lease>)> {
+        let gone: Vec<_> = shard.lock().extract_if(|holder, _| holder.client == *client).collect();
+        self.held.fetch_sub(gone.iter().map(|(_, leases)| leases.len()).sum(), Relaxed);
+        gone
+    }
+
     /// Renews what is about to end.
-    pub fn tick(&self, now: Deadline, broker: &Broker) {
+    pub async fn tick(&self, now: Deadline, broker: &Broker) {
+        let mut moved = 0;
         for shard in &self.shards {
             for due in self.due(shard, now) {
                 self.renew(due, now, broker);
+                turn(&mut moved).await;
             }
         }
     }
@@ -198,15 +203,25 @@ impl Renewals {
     }
 }
 
+/// Lets others on the thread have their turn, once in [`AT_ONCE`] leases.
+async fn turn(moved: &mut usize) {
+    *moved += 1;
+    if moved.is_multiple_of(AT_ONCE) {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Whether there is nothing left to renew.
 fn is_lost(error: &SettleError) -> bool {
     match error {
         SettleError::Invalid | SettleError::Expired | SettleError::TopicNotFound(_) | SettleError::GroupNotFound(_) => {
             true
         }
-        SettleError::TooManyBooks(_) | SettleError::Append(_) | SettleError::Read(_) | SettleError::Poisoned(_) => {
-            false
-        }
+        SettleError::TooManyBooks(_)
+        | SettleError::Append(_)
+        | SettleError::Read(_)
+        | SettleError::Poisoned(_)
+        | SettleError::Unconfirmed(_) => false,
     }
 }
 

@@ -57,6 +57,10 @@ mod http2_limits {
 /// A connection is looked at this often within the time after which it is closed.
 const LOOKS: u32 = 4;
 
+/// What is being closed without a call ever made on it is given this long: time for a first call that is on its way, and no
+/// more for a client that never finished its greeting, for which HTTP/2 would wait on.
+const UNSPOKEN_GRACE: Duration = Duration::from_secs(1);
+
 /// How a connection is closed.
 enum End {
     /// What is under way is answered.
@@ -125,13 +129,13 @@ impl Proxy {
         tcp.set_nodelay(true)?;
         let wait = self.config().limits.handshake_timeout;
         let tls = match (&self.inner.tls, self.config().tls.mode) {
-            (Some(tls), TlsMode::Permissive) => within(wait, begins_tls(&tcp)).await?.then_some(tls),
+            (Some(tls), TlsMode::Permissive) => before(&shutdown, wait, begins_tls(&tcp)).await?.then_some(tls),
             (tls, _) => tls.as_ref(),
         };
         let connection = self.connection(peer, local);
         match tls {
             Some(tls) => {
-                let stream = within(wait, tls.acceptor().accept(tcp)).await?;
+                let stream = before(&shutdown, wait, tls.acceptor().accept(tcp)).await?;
                 self.drive(stream, connection, shutdown).await
             }
             None => self.drive(tcp, connection, shutdown).await,
@@ -171,7 +175,16 @@ impl Proxy {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read its answers"));
         }
         served.as_mut().graceful_shutdown();
-        within(limits.closing_timeout, async { served.await.map_err(io::Error::other) }).await
+        let never_spoke = async {
+            sleep(UNSPOKEN_GRACE).await;
+            if connection.calls.load(Relaxed) > 0 {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            result = within(limits.closing_timeout, async { served.await.map_err(io::Error::other) }) => result,
+            () = never_spoke => Err(io::Error::new(io::ErrorKind::TimedOut, "the client has said nothing")),
+        }
     }
 
     /// Keeps leases, sessions and certificates up to date until the shutdown: one task of the server's. It counts
@@ -185,21 +198,21 @@ impl Proxy {
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                _ = scan.tick() => self.tick(),
+                _ = scan.tick() => self.tick().await,
                 _ = watch.tick() => self.reload_certificate().await,
             }
         }
     }
 
     /// One round of leases and sessions.
-    pub fn tick(&self) {
+    pub async fn tick(&self) {
         let front = &self.inner.front;
         let silent = front.broker.expire_clients();
         front.sessions.silent(&silent);
         for client in &silent {
-            front.renewals.release(client, &front.broker);
+            front.renewals.release(client, &front.broker).await;
         }
-        front.renewals.tick(front.broker.clock().now(), &front.broker);
+        front.renewals.tick(front.broker.clock().now(), &front.broker).await;
     }
 
     async fn reload_certificate(&self) {
@@ -303,6 +316,16 @@ async fn begins_tls(tcp: &TcpStream) -> io::Result<bool> {
 
 async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     timeout(limit, work).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+/// The same, given up at the shutdown too: who has not said anything yet is not waited for.
+async fn before<T>(
+    shutdown: &CancellationToken,
+    limit: Duration,
+    work: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
+    let stops = || io::Error::new(io::ErrorKind::ConnectionAborted, "the server stops");
+    shutdown.run_until_cancelled(within(limit, work)).await.ok_or_else(stops)?
 }
 
 /// Returns when the connection is to be closed.

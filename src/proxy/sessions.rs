@@ -5,7 +5,7 @@
 //! settings for minutes, or never.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockWriteGuard};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -48,12 +48,19 @@ pub struct Sessions {
 struct Table {
     sessions: HashMap<ClientId, Session>,
     producers: Producers,
+    /// Those without a stream, by how long they have had none: they make room for others, since their clients are
+    /// served without a session too.
+    loose: BTreeMap<u64, ClientId>,
+    /// Numbers what becomes loose.
+    loosened: u64,
 }
 
 /// What the server keeps of one client.
 #[derive(Default)]
 struct Session {
     told: Option<Told>,
+    /// Its place among those without a stream.
+    loose: Option<u64>,
     /// Open streams.
     streams: u32,
     /// The newest stream: the one that commands go to.
@@ -107,8 +114,8 @@ impl Sessions {
 
     /// Opens a stream, which from now on gets the client's commands.
     pub fn open(self: &Arc<Self>, client: &ClientId, language: Language) -> Result<Stream, Refusal> {
-        let mut table = self.table.write();
-        let session = self.entry(&mut table.sessions, client)?;
+        let Table { sessions, loose, .. } = &mut *self.admit(client)?;
+        let session = sessions.entry(client.clone()).or_default();
         if session.streams >= self.streams_max {
             let text = format!("the client id has {} open Telemetry streams, which is the most", session.streams);
             return Err(Refusal::new(Code::TooManyRequests, text));
@@ -117,14 +124,19 @@ impl Sessions {
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         session.streams += 1;
         session.newest = Some(Newest { number, language, commands });
+        if let Some(place) = session.loose.take() {
+            loose.remove(&place);
+        }
         Ok(Stream { sessions: self.clone(), client: client.clone(), number, commands: receiver })
     }
 
     /// Remembers what a client told; true when it is the first time.
-    pub fn tell(&self, client: &ClientId, told: Told) -> Result<bool, Refusal> {
-        let mut table = self.table.write();
-        let Table { sessions, producers } = &mut *table;
-        let session = self.entry(sessions, client)?;
+    pub fn tell(&self, client: &ClientId, mut told: Told) -> Result<bool, Refusal> {
+        if let Role::Producer { topics } = &mut told.role {
+            topics.truncate(TOPICS_MAX);
+        }
+        let Table { sessions, producers, .. } = &mut *self.admit(client)?;
+        let session = sessions.entry(client.clone()).or_default();
         session.silent = false;
         match &told.role {
             Role::Producer { topics } => topics.iter().for_each(|topic| session.publishes(producers, client, topic)),
@@ -139,7 +151,7 @@ impl Sessions {
         if !self.table.read().sessions.get(client).is_some_and(is_new) {
             return;
         }
-        let Table { sessions, producers } = &mut *self.table.write();
+        let Table { sessions, producers, .. } = &mut *self.table.write();
         if let Some(session) = sessions.get_mut(client) {
             session.publishes(producers, client, topic);
         }
@@ -167,16 +179,18 @@ impl Sessions {
         false
     }
 
-    fn entry<'a>(
-        &self,
-        sessions: &'a mut HashMap<ClientId, Session>,
-        client: &ClientId,
-    ) -> Result<&'a mut Session, Refusal> {
-        if sessions.len() >= self.sessions_max && !sessions.contains_key(client) {
-            let text = format!("{} clients are connected, which is the most", sessions.len());
-            return Err(Refusal::new(Code::TooManyRequests, text));
+    /// The table, in which the client has a session now.
+    fn admit(&self, client: &ClientId) -> Result<RwLockWriteGuard<'_, Table>, Refusal> {
+        let mut table = self.table.write();
+        if !table.sessions.contains_key(client) {
+            if table.sessions.len() >= self.sessions_max && !table.make_room() {
+                let text = format!("{} clients are connected, which is the most", table.sessions.len());
+                return Err(Refusal::new(Code::TooManyRequests, text));
+            }
+            table.sessions.insert(client.clone(), Session::default());
+            table.loosen(client);
         }
-        Ok(sessions.entry(client.clone()).or_default())
+        Ok(table)
     }
 
     pub fn request_timeout(&self, client: &ClientId) -> Option<Duration> {
@@ -251,8 +265,13 @@ impl Sessions {
         if session.newest.as_ref().is_some_and(|newest| newest.number == number) {
             session.newest = None;
         }
-        if session.streams == 0 && (session.silent || session.told.is_none()) {
+        if session.streams > 0 {
+            return;
+        }
+        if session.silent || session.told.is_none() {
             table.remove(client);
+        } else {
+            table.loosen(client);
         }
     }
 
@@ -264,9 +283,27 @@ impl Sessions {
 
 impl Table {
     fn remove(&mut self, client: &ClientId) {
-        if let Some(session) = self.sessions.remove(client) {
-            self.producers.remove(&session.topics, client);
+        let Some(session) = self.sessions.remove(client) else { return };
+        self.producers.remove(&session.topics, client);
+        if let Some(place) = session.loose {
+            self.loose.remove(&place);
         }
+    }
+
+    /// The session has no stream, from now on.
+    fn loosen(&mut self, client: &ClientId) {
+        if let Some(session) = self.sessions.get_mut(client) {
+            session.loose = Some(self.loosened);
+            self.loose.insert(self.loosened, client.clone());
+            self.loosened += 1;
+        }
+    }
+
+    /// Forgets the session that has been without a stream for longest; false when all have one.
+    fn make_room(&mut self) -> bool {
+        let Some(client) = self.loose.first_key_value().map(|(_, client)| client.clone()) else { return false };
+        self.remove(&client);
+        true
     }
 }
 

@@ -8,7 +8,7 @@
 use crate::{
     broker::{
         AdminError, AppendError, EndError, FilterError, OffsetError, ProduceError, PullError, ReadError, RecallError,
-        SettleError, TakeError,
+        SettleError, TakeError, Unconfirmed,
     },
     proto::v2::{self, Code},
     types::NameError,
@@ -92,6 +92,14 @@ fn read_code(error: &ReadError) -> Code {
     }
 }
 
+/// The code that calls other than a send have for what took too long; clients repeat them, which is harmless.
+fn unconfirmed_code(why: &Unconfirmed) -> Code {
+    match why {
+        Unconfirmed::Late { .. } => Code::ProxyTimeout,
+        Unconfirmed::Poisoned(_) => Code::InternalServerError,
+    }
+}
+
 impl From<ProduceError> for Refusal {
     fn from(error: ProduceError) -> Self {
         let code = match &error {
@@ -104,6 +112,7 @@ impl From<ProduceError> for Refusal {
             ProduceError::BodyTooLarge { .. } => Code::MessageBodyTooLarge,
             ProduceError::TooManyTopics(_) | ProduceError::TooManyTransactions(_) => Code::TooManyRequests,
             ProduceError::Append(append) => append_code(append),
+            ProduceError::Unconfirmed { .. } => Code::MasterPersistenceTimeout,
             ProduceError::Metadata(_) => Code::InternalServerError,
         };
         Self::new(code, error)
@@ -124,6 +133,7 @@ impl From<RecallError> for Refusal {
             RecallError::Append(append) => append_code(append),
             RecallError::Read(read) => read_code(read),
             RecallError::Poisoned(_) => Code::InternalServerError,
+            RecallError::Unconfirmed(why) => unconfirmed_code(why),
         };
         Self::new(code, error)
     }
@@ -137,6 +147,7 @@ impl From<EndError> for Refusal {
             EndError::Append(append) => append_code(append),
             EndError::Read(read) => read_code(read),
             EndError::Poisoned(_) => Code::InternalServerError,
+            EndError::Unconfirmed(why) => unconfirmed_code(why),
         };
         Self::new(code, error)
     }
@@ -181,6 +192,7 @@ impl From<OffsetError> for Refusal {
             OffsetError::Append(append) => append_code(append),
             OffsetError::Read(read) => read_code(read),
             OffsetError::Poisoned(_) => Code::InternalServerError,
+            OffsetError::Unconfirmed(why) => unconfirmed_code(why),
         };
         Self::new(code, error)
     }
@@ -202,6 +214,7 @@ impl From<SettleError> for Refusal {
             SettleError::Append(AppendError::Full { .. } | AppendError::Poisoned(_) | AppendError::Closed)
             | SettleError::Read(ReadError::Io { .. } | ReadError::Queue(_) | ReadError::Index(_))
             | SettleError::Poisoned(_) => Code::InternalServerError,
+            SettleError::Unconfirmed(why) => unconfirmed_code(why),
         };
         Self::new(code, error)
     }

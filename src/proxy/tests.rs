@@ -1,8 +1,10 @@
 //! What clients see of the front, over a socket.
 
+mod bounds;
 mod consume;
 mod delay;
 mod hostile;
+mod http2;
 mod offsets;
 mod sessions;
 mod transaction;
@@ -195,4 +197,18 @@ async fn each_client_gets_a_digest_that_it_compares_rightly() {
         let digest = system(&received.messages[0]).body_digest.clone().unwrap();
         assert_eq!((digest.r#type(), &digest.checksum), (kind, &checksum), "{language}");
     }
+}
+
+#[tokio::test]
+async fn a_users_property_that_is_spelled_like_a_message_group_is_not_one() {
+    let rig = Rig::start().await;
+    let mut client = rig.client("c").await;
+    let mut sent = message("T", "id", "b");
+    sent.user_properties = [("__SHARDINGKEY".into(), "mine".into()), ("TRACE_CONTEXT".into(), "00".into())].into();
+    assert_eq!(code(&client.send_all(vec![sent.clone()]).await.status), Code::Ok);
+    let got = client.receive("T", "g").await.messages.remove(0);
+    assert_eq!(got.user_properties, sent.user_properties);
+    let system = system(&got);
+    assert_eq!((&system.message_group, &system.trace_context), (&None, &None));
+    assert_eq!(system.message_type(), v2::MessageType::Normal);
 }

@@ -195,7 +195,7 @@ impl Server {
         let (grace, ended) = match end {
             End::Signal(name) => {
                 tracing::info!(signal = name, "stopping; once more to leave at once");
-                (config.server.shutdown_grace, Ok(()))
+                (config.proxy.limits.closing_timeout, Ok(()))
             }
             End::Poisoned(why) => (POISONED_GRACE, Err(Error::Poisoned(why))),
         };

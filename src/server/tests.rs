@@ -22,7 +22,12 @@ struct Running {
 }
 
 fn start(disk: &SimDisk) -> Running {
-    let mut loaded = config::load(&Sources::default()).expect("defaults are valid");
+    start_with(disk, &[])
+}
+
+fn start_with(disk: &SimDisk, set: &[&str]) -> Running {
+    let set = set.iter().map(|&s| s.to_owned()).collect();
+    let mut loaded = config::load(&Sources { set, ..Sources::default() }).expect("valid settings");
     loaded.config.store.root = "/store".into();
     loaded.config.store.segment_bytes = 8 << 20;
     loaded.config.proxy.listeners = vec![Listener { listen: (Ipv4Addr::LOCALHOST, 0).into(), advertised: None }];
@@ -85,4 +90,16 @@ fn a_failed_sync_ends_the_server_with_its_reason_and_acknowledges_nothing() {
     let Err(error) = server.thread.join().expect("no panic") else { panic!("the server ended as if all were well") };
     assert!(matches!(error, Error::Poisoned(_)), "{error}");
     assert!(error.to_string().contains("see to the disk"), "{error}");
+}
+
+#[test]
+fn a_last_flush_that_fails_is_no_good_end() {
+    let disk = SimDisk::new();
+    // Only the flush at the end syncs what was sent.
+    let server = start_with(&disk, &["flushDiskType=ASYNC_FLUSH", "flushIntervalCommitLog=60000"]);
+    assert_eq!(send(&server.ports), Some(v2::Code::Ok));
+    disk.fail_sync_once_then_lie();
+    server.signals.blocking_send("a test").expect("the server listens");
+    let Err(error) = server.thread.join().expect("no panic") else { panic!("the server ended as if all were well") };
+    assert!(matches!(error, Error::Poisoned(_)), "{error}");
 }

@@ -45,6 +45,9 @@ pub mod key {
     pub const CRC32: &str = "__CRC32#";
     /// How many records of the same append follow this one: FerroMQ's own, so that a torn append is cut whole.
     pub const UNIT_REMAINING: &str = "__FERROMQ_UNIT";
+    /// Before the name of a property that a user may set and that would mean something to the server: FerroMQ's own.
+    /// RocketMQ takes a user's `__SHARDINGKEY` for a message group that the queue was not chosen by.
+    pub const USERS: &str = "__FERROMQ_USER.";
 
     /// The keys that a user may not set and that are not shown as user properties (reference `grpc-v2` B.4).
     pub const RESERVED: [&str; 51] = [
@@ -101,9 +104,9 @@ pub mod key {
         "__CRC32#",
     ];
 
-    /// True for [`RESERVED`] and for FerroMQ's own key.
+    /// True for [`RESERVED`] and for FerroMQ's own keys.
     pub fn is_reserved(key: &str) -> bool {
-        key == UNIT_REMAINING || RESERVED.contains(&key)
+        key == UNIT_REMAINING || key.starts_with(USERS) || RESERVED.contains(&key)
     }
 }
 

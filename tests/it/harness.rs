@@ -75,10 +75,15 @@ impl Server {
 
     /// The same, with more arguments.
     pub fn start_with(dir: &Path, args: &[&str]) -> Self {
+        Self::start_by(ferromq(), dir, args)
+    }
+
+    /// The same, by a command that runs the program with the arguments that it is given.
+    pub fn start_by(mut program: Command, dir: &Path, args: &[&str]) -> Self {
         let ports_file = dir.join("ports.json");
         // A file of an earlier run would tell its ports.
         drop(fs::remove_file(&ports_file));
-        let mut child = ferromq()
+        let mut child = program
             .args(["--set", "grpcServerPort=0", "--set", "adminServerPort=0", "--store"])
             .arg(dir.join("store"))
             .arg("--ports-file")
@@ -142,6 +147,15 @@ impl Server {
         kill_process(pid, signal).expect("the server is there");
     }
 
+    /// Sends a signal again and again until it has ended.
+    pub fn signal_until_ended(mut self, signal: Signal) -> Ended {
+        while self.child.try_wait().expect("waited for").is_none() {
+            self.signal(signal);
+            thread::sleep(Duration::from_millis(50));
+        }
+        self.ended()
+    }
+
     /// Waits for its end.
     pub fn ended(mut self) -> Ended {
         let (send, ended) = mpsc::channel();
@@ -188,6 +202,17 @@ fn read_boot_text(mut out: impl std::io::BufRead, ready: &mpsc::Sender<String>) 
     let mut rest = String::new();
     drop(out.read_to_string(&mut rest));
     rest
+}
+
+/// Says that a test was not made, past the capture of test output, which hides what passing tests print. Where `CI` is
+/// true everything that tests need must be there, and it fails.
+#[track_caller]
+pub fn skipped(why: &str) {
+    use std::io::Write as _;
+    assert!(!std::env::var("CI").is_ok_and(|ci| ci == "true"), "CI must have what every test needs: {why}");
+    let test = thread::current().name().unwrap_or("a test").to_owned();
+    // Nobody to tell when standard error is gone.
+    drop(writeln!(std::io::stderr(), "SKIPPED {test}: {why}"));
 }
 
 /// A directory for a server, removed with the guard.

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use super::super::aside::meant_topic;
 use super::{Broker, RecallHandle, accept::again, faults::Fault};
 use crate::{
-    broker::{ProduceError, Produced},
+    broker::{ProduceError, Produced, Unconfirmed},
     store::{AppendError, Entry, Poisoned, Purpose, ReadError, Ticket},
     types::{MessageType, PhysicalOffset, QueueOffset, StoredMessage, Timestamp, TopicName, properties::key},
 };
@@ -68,6 +68,8 @@ pub enum RecallError {
     Read(#[from] ReadError),
     #[error(transparent)]
     Poisoned(#[from] Poisoned),
+    #[error(transparent)]
+    Unconfirmed(#[from] Unconfirmed),
 }
 
 impl Broker {
@@ -101,7 +103,7 @@ impl Broker {
             let is_over = due <= self.inner.clock.wall();
             return Err(if is_over { RecallError::Delivered { id } } else { RecallError::NotPending { id } });
         };
-        self.inner.store.committed(end).await?;
+        self.confirmed(end).await?;
         Ok(id)
     }
 

@@ -488,6 +488,7 @@ async fn take(broker: &Broker, name: &TopicName, max: usize) -> Vec<crate::broke
         max,
         invisible: std::time::Duration::from_secs(60),
         until: broker.clock().now(),
+        attempt_id: None,
     };
     broker.take(take).await.unwrap()
 }
@@ -562,4 +563,37 @@ async fn a_crash_leaves_a_group_with_its_progress_or_neither() {
             return;
         }
     }
+}
+
+#[tokio::test]
+async fn a_change_whose_caller_is_gone_keeps_its_turn_until_it_is_done() {
+    use std::sync::{
+        atomic::{AtomicBool, Ordering::SeqCst},
+        mpsc,
+    };
+    let machine = Machine::new();
+    let broker = machine.start();
+    let done = Arc::new(AtomicBool::new(false));
+    let (began, begins) = tokio::sync::oneshot::channel();
+    let (let_go, held) = mpsc::channel::<()>();
+    let (changing, ended) = (broker.clone(), done.clone());
+    let caller = tokio::spawn(async move {
+        let change = move |_: &Broker| {
+            began.send(()).unwrap();
+            held.recv().unwrap();
+            ended.store(true, SeqCst);
+            Ok(())
+        };
+        changing.change_metadata(change).await
+    });
+    begins.await.unwrap();
+    caller.abort();
+    assert!(caller.await.unwrap_err().is_cancelled());
+    let mut next = std::pin::pin!(broker.change_metadata(move |_| Ok(done.load(SeqCst))));
+    // Long enough for it to run, had it the turn.
+    let early = tokio::time::timeout(std::time::Duration::from_millis(100), next.as_mut()).await;
+    assert!(early.is_err(), "two changes ran at once");
+    let_go.send(()).unwrap();
+    assert!(next.await.unwrap(), "the change went on without its caller");
+    broker.store().close();
 }

@@ -122,7 +122,7 @@ impl Broker {
         }
         let subscription = self.subscription(&found, group)?;
         let (moved, end) = self.reset_unsynced(&subscription, targets)?;
-        self.inner.store.committed(end).await?;
+        self.confirmed(end).await?;
         Ok(moved)
     }
 

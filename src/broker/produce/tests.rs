@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::store::AppendError;
 
 #[test]
 fn message_groups_hash_as_in_rocketmqs_proxy() {
@@ -231,6 +232,23 @@ async fn a_failed_sync_is_never_answered_ok() {
         assert!(matches!(refused, Err(ProduceError::Append(AppendError::Poisoned(_)))), "{refused:?}");
     }
     assert!(matches!(broker.store().health(), Health::Poisoned(_)));
+    broker.store().close();
+}
+
+#[tokio::test]
+async fn a_send_that_the_disk_does_not_confirm_in_time_is_answered_and_kept() {
+    let mut machine = Machine::new();
+    machine.config.sync_flush_timeout = std::time::Duration::from_millis(20);
+    let broker = machine.start();
+    let name = create(&broker, "T", MessageType::Normal);
+    machine.disk.stall_syncs();
+    let late = broker.produce(&name, vec![normal("x")]).await;
+    assert!(matches!(late, Err(ProduceError::Unconfirmed { .. })), "{late:?}");
+    assert_eq!(bodies(&broker, &name), [""; 0], "nobody sees what is not on the device");
+    machine.disk.answer_syncs();
+    broker.store().committed(broker.store().end()).await.unwrap();
+    assert_eq!(bodies(&broker, &name), ["x"]);
+    broker.produce(&name, vec![normal("y")]).await.unwrap();
     broker.store().close();
 }
 

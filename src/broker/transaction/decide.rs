@@ -42,13 +42,13 @@ impl Broker {
         }?;
         if let Some(ticket) = appended {
             self.inner.transactions.pending.end(id.offset, Some(decision));
-            return Ok(self.inner.store.committed(ticket.end).await?);
+            return Ok(self.confirmed(ticket.end).await?);
         }
         if !self.half_book().open().book.is_done(id.offset) {
             return Err(EndError::TopicNotFound(meant.topic));
         }
         // What was decided may still be on its way to the disk.
-        self.inner.store.committed(self.inner.store.end()).await?;
+        self.confirmed(self.inner.store.end()).await?;
         match self.decision_of(id, topic, message_id).await? {
             Some(was) if was == decision => Ok(()),
             Some(was) => Err(EndError::Decided(was)),

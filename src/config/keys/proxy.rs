@@ -266,6 +266,20 @@ pub static KEYS: &[Key] = &[
         rule: Rule::Flag(|c, v| c.proxy.messages.refuse_empty_body = v),
     },
     Key {
+        name: "rejectTransactionMessage",
+        aliases: &[],
+        default: "false",
+        doc: "Whether transactional messages are refused.",
+        rule: Rule::Flag(|c, v| c.proxy.messages.refuse_transactions = v),
+    },
+    Key {
+        name: "enablePropertyFilter",
+        aliases: &[],
+        default: "true",
+        doc: "Whether consumers may filter by SQL92 expressions, where those are served; RocketMQ's own default is false.",
+        rule: Rule::Flag(|c, v| c.proxy.polling.filter_by_properties = v),
+    },
+    Key {
         name: "userPropertyMaxNum",
         aliases: &[],
         default: "128",

@@ -38,8 +38,8 @@ pub static KEYS: &[Key] = &[
         name: "grpcShutdownTimeSeconds",
         aliases: &[],
         default: "30",
-        doc: "How long a shutdown waits for calls that are being answered.",
-        rule: Rule::Span { unit: Unit::Seconds, range: 0..=3600, set: |c, d| c.server.shutdown_grace = d },
+        doc: "How long a shutdown, or the closing of one connection, waits for calls that are being answered.",
+        rule: Rule::Span { unit: Unit::Seconds, range: 0..=3600, set: |c, d| c.proxy.limits.closing_timeout = d },
     },
     Key {
         name: "logLevel",

@@ -92,6 +92,14 @@ pub static KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "syncFlushTimeout",
+        aliases: &[],
+        default: "5000",
+        doc: "SYNC_FLUSH: how long a send or an acknowledgement waits for the disk. Then it is answered as written and \
+              not confirmed (MASTER_PERSISTENCE_TIMEOUT, PROXY_TIMEOUT): it may be kept all the same.",
+        rule: Rule::Span { unit: Unit::Millis, range: 1..=600_000, set: |c, d| c.broker.sync_flush_timeout = d },
+    },
+    Key {
         name: "fileReservedTime",
         aliases: &[],
         default: "72",

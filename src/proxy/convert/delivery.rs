@@ -106,9 +106,11 @@ pub fn undelivered(stored: StoredMessage, digest: DigestKind, now: Timestamp) ->
             }
             key::DLQ_ORIGIN_TOPIC => origin_topic = Some(value),
             key::DLQ_ORIGIN_MESSAGE_ID => origin_id = Some(value),
-            _ if key::is_reserved(name) => {}
             _ => {
-                user_properties.insert(name.into(), value.into());
+                if let Some(name) = name.strip_prefix(key::USERS).or_else(|| (!key::is_reserved(name)).then_some(name))
+                {
+                    user_properties.insert(name.into(), value.into());
+                }
             }
         }
     }

@@ -59,7 +59,10 @@ fn draft(topic: &TopicName, message: v2::Message, rules: &Rules<'_>) -> Result<N
     let mut properties = PropertiesBuilder::with_capacity(256);
     // Of two entries with one name the later counts, so the system's go last.
     for (name, value) in &message.user_properties {
-        properties.push(name, value);
+        match &**name {
+            key::SHARDING_KEY | key::TRACE_CONTEXT => properties.push(&format!("{}{name}", key::USERS), value),
+            _ => properties.push(name, value),
+        };
     }
     push_system(&mut properties, topic, &system, message_type, born_at, rules.peer);
     let draft = Draft {
@@ -135,6 +138,10 @@ fn check_system(system: &v2::SystemProperties, rules: &Rules<'_>) -> Result<(), 
         return Err(Refusal::new(Code::BadRequest, "the trace context has a control character"));
     }
     if system.message_type() == v2::MessageType::Transaction {
+        if rules.limits.refuse_transactions {
+            let text = "transactional messages are refused here; set rejectTransactionMessage to false to take them";
+            return Err(Refusal::new(Code::Forbidden, text));
+        }
         let recovery = system.orphaned_transaction_recovery_duration.as_ref().and_then(duration);
         let max = rules.limits.transaction_recovery_max;
         if system.delivery_timestamp.is_some() {

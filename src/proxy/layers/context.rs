@@ -60,6 +60,8 @@ pub struct Call {
     pub authority: Option<Authority>,
     /// What was left until the client's deadline when the call arrived; `None` is no deadline.
     pub timeout: Option<Duration>,
+    /// Whether its requests are compressed (`grpc-encoding`).
+    pub compressed: bool,
     /// The call's share of the load.
     pub permit: Arc<Permit>,
 }
@@ -77,6 +79,7 @@ impl Call {
             version: headers.get("x-mq-client-version").cloned(),
             authority: authority.cloned(),
             timeout: headers.get("grpc-timeout").and_then(timeout),
+            compressed: headers.get("grpc-encoding").is_some_and(|v| v != "identity"),
             permit: permit.clone(),
         })
     }

@@ -111,6 +111,21 @@ impl Permit {
         self.around.connection.unwritten.fetch_add(bytes, Relaxed);
     }
 
+    /// Counts what a compressed request has grown to. `Err` when there is no room for it: whatever the handler answers
+    /// then, the client is told that.
+    pub fn charge_expanded(&self, bytes: usize) -> Result<(), tonic::Status> {
+        self.charge(bytes);
+        if self.is_large() && self.over_bytes() {
+            return Err(self.cut(Cut::Load));
+        }
+        Ok(())
+    }
+
+    fn cut(&self, cut: Cut) -> tonic::Status {
+        self.cut.store(cut as u8, Relaxed);
+        tonic::Status::resource_exhausted("the request was cut short")
+    }
+
     /// A piece of the answer that keeps the call under way until HTTP/2 lets go of it: a client that does not read lets
     /// it wait in buffers that nobody else counts.
     pub fn until_written(self: &Arc<Self>, piece: Bytes) -> Bytes {
@@ -120,10 +135,12 @@ impl Permit {
         Bytes::from_owner(Piece { bytes: piece, permit: self.clone() })
     }
 
+    /// A connection may hold as much as nobody holds: one alone half of all, n greedy ones as much as is left for the next
+    /// who comes. So no number of them can take it all, and whoever holds little is served.
     fn over_bytes(&self) -> bool {
         let limits = self.around.limits();
-        self.around.front.load.bytes.load(Relaxed) > limits.bytes_max
-            || self.around.connection.load.bytes.load(Relaxed) > limits.connection_bytes_max
+        let free = limits.bytes_max.saturating_sub(self.around.front.load.bytes.load(Relaxed));
+        self.around.connection.load.bytes.load(Relaxed) > limits.connection_bytes_max.min(free)
     }
 
     fn refusal_at_start(&self) -> Option<Refusal> {
@@ -174,12 +191,13 @@ impl Permit {
                 Refusal::new(Code::PayloadTooLarge, text)
             }
             Cut::Load => too_many(format!(
-                "requests and answers under way are above {} bytes on this connection or {} in all",
+                "this connection has more bytes of requests and answers under way than {}, or than its share of {}",
                 limits.connection_bytes_max, limits.bytes_max
             )),
+            // Clients take REQUEST_TIMEOUT for something that they do not know, and this one for what to try again.
             Cut::Time => {
                 let text = format!("the request did not arrive within {} s", limits.upload_timeout.as_secs());
-                Refusal::new(Code::RequestTimeout, text)
+                Refusal::new(Code::ProxyTimeout, text)
             }
         }
     }
@@ -246,8 +264,7 @@ impl<B> Metered<B> {
     }
 
     fn cut(&self, cut: Cut) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
-        self.permit.cut.store(cut as u8, Relaxed);
-        Poll::Ready(Some(Err(tonic::Status::resource_exhausted("the request was cut short").into())))
+        Poll::Ready(Some(Err(self.permit.cut(cut).into())))
     }
 }
 
@@ -316,6 +333,6 @@ where
             (None, None) => return Poll::Pending,
         };
         let permit = this.permit.clone();
-        Poll::Ready(Ok(response.map(|inner| ResponseBody { inner, permit: Some(permit) })))
+        Poll::Ready(Ok(response.map(|inner| ResponseBody::of(inner, permit))))
     }
 }

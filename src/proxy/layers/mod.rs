@@ -197,15 +197,27 @@ impl HttpBody for Whole {
     }
 }
 
+/// Bytes of an answer that are handed on at once, and counted as written one by one: a slow client that takes a large
+/// message is told from one that takes nothing by these.
+const PIECE_MAX: usize = 64 << 10;
+
 /// The body of an answer; while it or a piece of it lives, its call is under way.
 pub struct ResponseBody {
     inner: tonic::body::Body,
+    /// What was polled and is not handed on yet.
+    rest: Bytes,
     permit: Option<Arc<Permit>>,
+}
+
+impl ResponseBody {
+    fn of(inner: tonic::body::Body, permit: Arc<Permit>) -> Self {
+        Self { inner, rest: Bytes::new(), permit: Some(permit) }
+    }
 }
 
 impl From<tonic::body::Body> for ResponseBody {
     fn from(inner: tonic::body::Body) -> Self {
-        Self { inner, permit: None }
+        Self { inner, rest: Bytes::new(), permit: None }
     }
 }
 
@@ -217,19 +229,32 @@ impl HttpBody for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut std::task::Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
-        let polled = Pin::new(&mut self.inner).poll_frame(cx);
-        match (&self.permit, polled) {
-            (Some(permit), Poll::Ready(Some(Ok(frame)))) => {
-                Poll::Ready(Some(Ok(frame.map_data(|piece| permit.until_written(piece)))))
+        let this = &mut *self;
+        let Some(permit) = &this.permit else { return Pin::new(&mut this.inner).poll_frame(cx) };
+        if this.rest.is_empty() {
+            match Pin::new(&mut this.inner).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => this.rest = data,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                polled => return polled,
             }
-            (_, polled) => polled,
         }
+        let piece = this.rest.split_to(this.rest.len().min(PIECE_MAX));
+        Poll::Ready(Some(Ok(Frame::data(permit.until_written(piece)))))
     }
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.rest.is_empty() && self.inner.is_end_stream()
     }
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        let inner = self.inner.size_hint();
+        let rest = self.rest.len() as u64;
+        let mut hint = SizeHint::new();
+        hint.set_lower(inner.lower().saturating_add(rest));
+        if let Some(upper) = inner.upper() {
+            hint.set_upper(upper.saturating_add(rest));
+        }
+        hint
     }
 }
 

@@ -49,6 +49,7 @@ impl Held {
             max: 32,
             invisible: MINUTE,
             until: now,
+            attempt_id: None,
         };
         let taken = self.broker.take(take).await.unwrap();
         let delivered = |r: &Receipt| Delivered { receipt: r.clone(), message_id: format!("id-{}", r.offset()) };
@@ -60,7 +61,7 @@ impl Held {
 
     async fn pass(&self, time: Duration) {
         self.machine.clock.advance(time);
-        self.renewals.tick(self.broker.clock().now(), &self.broker);
+        self.renewals.tick(self.broker.clock().now(), &self.broker).await;
         self.broker.revive().await;
     }
 
@@ -121,7 +122,7 @@ async fn a_released_lease_ends_soon_and_others_go_on() {
     let now = held.broker.clock().now();
     let kept = Delivered { receipt: held.receipts[1].clone(), message_id: String::new() };
     held.renewals.keep(&other, &held.topic, now, now.plus(MINUTE), vec![kept]);
-    held.renewals.release(&held.holder.client, &held.broker);
+    held.renewals.release(&held.holder.client, &held.broker).await;
     assert_eq!(held.renewals.held(), 1);
     held.pass(Duration::from_secs(1)).await;
     let again = held.take().await;
@@ -147,4 +148,40 @@ async fn a_delivery_is_found_by_its_message_while_it_is_kept() {
     assert_eq!(held.renewals.find(&held.holder, "id-0"), None);
     held.renewals.stop(&held.holder, &held.receipts[0]);
     assert_eq!(held.renewals.held(), 0);
+}
+
+/// How often other work of the thread got a turn while this was done.
+async fn turns_of_others(work: impl Future<Output = ()>) -> usize {
+    let turns = std::sync::Arc::new(AtomicUsize::new(0));
+    let count = turns.clone();
+    let others = tokio::spawn(async move {
+        loop {
+            count.fetch_add(1, Relaxed);
+            tokio::task::yield_now().await;
+        }
+    });
+    tokio::task::yield_now().await;
+    let before = turns.load(Relaxed);
+    work.await;
+    others.abort();
+    turns.load(Relaxed) - before
+}
+
+#[tokio::test]
+async fn very_many_leases_do_not_keep_the_thread_from_other_work() {
+    let held = Held::new(1, |_| {}).await;
+    let now = held.broker.clock().now();
+    // Of one delivery under many names: what a renewal says does not matter here.
+    for n in 0..4 * AT_ONCE {
+        let client = ClientId::parse(&format!("c{}", n % 2)).unwrap();
+        let holder = Holder { client, group: GroupName::parse(&format!("g{n}")).unwrap() };
+        let delivered = Delivered { receipt: held.receipts[0].clone(), message_id: String::new() };
+        held.renewals.keep(&holder, &held.topic, now, now.plus(MINUTE), vec![delivered]);
+    }
+    let released = turns_of_others(held.renewals.release(&ClientId::parse("c0").unwrap(), &held.broker)).await;
+    assert_eq!(held.renewals.held(), 1 + 2 * AT_ONCE);
+    assert!(released >= 2, "{released} turns during a release");
+    let due = now.plus(Duration::from_secs(55));
+    let renewed = turns_of_others(held.renewals.tick(due, &held.broker)).await;
+    assert!(renewed >= 2, "{renewed} turns during a tick");
 }

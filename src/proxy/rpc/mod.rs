@@ -12,6 +12,7 @@ mod transaction;
 
 use std::sync::Arc;
 
+use prost::Message;
 use tonic::{Request, Response, Status};
 
 use crate::proto::v2::{self, messaging_service_server::MessagingService, receive_message_response};
@@ -71,7 +72,15 @@ fn later<T: Answer>(what: &str) -> Result<T> {
 }
 
 /// The request and who makes it.
-fn open<T>(request: Request<T>) -> std::result::Result<(Call, T), Status> {
+fn open<T: Message>(request: Request<T>) -> std::result::Result<(Call, T), Status> {
+    let (call, message) = caller(request)?;
+    if call.compressed {
+        call.permit.charge_expanded(message.encoded_len())?;
+    }
+    Ok((call, message))
+}
+
+fn caller<T>(request: Request<T>) -> std::result::Result<(Call, T), Status> {
     let (_, mut extensions, message) = request.into_parts();
     let call = extensions.remove::<Call>().ok_or_else(|| Status::internal("a call without a context"))?;
     Ok((call, message))
@@ -100,10 +109,10 @@ impl MessagingService for Messaging {
         r: Request<v2::NotifyClientTerminationRequest>,
     ) -> Result<v2::NotifyClientTerminationResponse> {
         let (call, request) = open(r)?;
-        reply(self.terminate(&call, &request))
+        reply(self.terminate(&call, &request).await)
     }
     async fn telemetry(&self, r: Request<tonic::Streaming<v2::TelemetryCommand>>) -> Result<telemetry::Commands> {
-        let (call, inbound) = open(r)?;
+        let (call, inbound) = caller(r)?;
         Ok(Response::new(telemetry::commands(self.front.clone(), call, inbound)))
     }
     async fn send_message(&self, r: Request<v2::SendMessageRequest>) -> Result<v2::SendMessageResponse> {

@@ -12,7 +12,7 @@ use tokio_stream::Stream;
 use tonic::Status;
 
 use crate::{
-    broker::{Delivery, Role, Take},
+    broker::{AttemptId, Delivery, Role, Take},
     proto::v2::{self, Code, receive_message_response::Content},
     types::{Deadline, TopicName},
 };
@@ -43,6 +43,7 @@ impl Messaging {
         let group = convert::group(request.group.as_ref())?;
         let renewed = request.auto_renew && config.renew.enabled;
         let invisible = poll::lease(request, renewed, &config.leases)?;
+        self.check_filter(request)?;
         let filter = convert::filter(request.filter_expression.as_ref())?;
         // Some clients poll before, or without ever, having told what they are.
         self.front.topic(&topic).await?;
@@ -51,7 +52,8 @@ impl Messaging {
             self.front.broker.client_seen(&call.client, Role::Consumer { group: group.clone() });
         }
         let max = poll::batch(request.batch_size, &config.polling);
-        let take = Take { topic: topic.clone(), group: group.clone(), filter, max, invisible, until };
+        let attempt_id = request.attempt_id.as_deref().and_then(AttemptId::parse);
+        let take = Take { topic: topic.clone(), group: group.clone(), filter, max, invisible, until, attempt_id };
         let deliveries = self.front.broker.take(take).await?;
         if deliveries.is_empty() {
             return Err(Refusal::new(Code::MessageNotFound, "no new message"));
@@ -63,6 +65,16 @@ impl Messaging {
         }
         let unread = Unread { front: self.front.clone(), holder, topic, renewed, messages: deliveries.into_iter() };
         Ok(Answer::of(unread, DigestKind::for_client(call.language)))
+    }
+
+    /// SQL92 only where `enablePropertyFilter` has it.
+    fn check_filter(&self, request: &v2::ReceiveMessageRequest) -> Outcome<()> {
+        let by_properties = request.filter_expression.as_ref().is_some_and(|f| f.r#type() == v2::FilterType::Sql);
+        if by_properties && !self.front.config.polling.filter_by_properties {
+            let text = "filters by properties (SQL92) are off; set enablePropertyFilter to true, or filter by tags";
+            return Err(Refusal::new(Code::IllegalFilterExpression, text));
+        }
+        Ok(())
     }
 
     /// How long to wait for a message.
@@ -135,7 +147,7 @@ impl Stream for Answer {
 }
 
 /// Messages that are booked for a client and not yet on their way to it. What is left when the stream is dropped (the
-/// client cancelled, or is gone) comes again soon.
+/// client cancelled, or is gone) comes again at once, as the same attempt: nobody has seen it.
 struct Unread {
     front: Arc<Front>,
     holder: Holder,
@@ -150,9 +162,7 @@ impl Drop for Unread {
             if self.renewed {
                 self.front.renewals.stop(&self.holder, &receipt);
             }
-            let soon = self.front.config.renew.when_gone;
-            // A lease that cannot be cut ends by itself.
-            let _ = self.front.broker.renew(&self.topic, &self.holder.group, &receipt, soon);
+            self.front.broker.give_back(&self.topic, &self.holder.group, &receipt);
         }
     }
 }

@@ -22,7 +22,7 @@ impl Messaging {
         Ok(v2::HeartbeatResponse { status: Some(status::ok()) })
     }
 
-    pub fn terminate(
+    pub async fn terminate(
         &self,
         call: &Call,
         request: &v2::NotifyClientTerminationRequest,
@@ -33,7 +33,7 @@ impl Messaging {
         }
         let told = self.front.sessions.goodbye(&call.client);
         let seen = self.front.broker.client_gone(&call.client);
-        self.front.renewals.release(&call.client, &self.front.broker);
+        self.front.renewals.release(&call.client, &self.front.broker).await;
         if !told && !seen {
             let text = "cannot find client settings for this client";
             return Err(Refusal::new(Code::UnrecognizedClientType, text));

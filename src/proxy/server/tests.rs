@@ -144,6 +144,36 @@ async fn a_reloaded_certificate_is_that_of_new_connections() {
     sends(kept).await;
 }
 
+#[tokio::test]
+async fn a_certificate_that_changes_on_the_disk_is_taken_into_use_by_itself() {
+    let (old, new) = (Trust::new(), Trust::new());
+    let mut config = config();
+    config.tls.mode = TlsMode::Enforcing;
+    config.tls.files = Some(old.files.clone());
+    config.tls.watch_interval = Duration::from_millis(5);
+    let rig = Rig::start_with(config).await;
+    let watching = tokio::spawn({
+        let (proxy, stop) = (rig.proxy.clone(), rig.shutdown.clone());
+        async move { proxy.background(stop).await }
+    });
+    sends(old.channel(rig.port).await.unwrap()).await;
+    std::fs::copy(&new.files.certificate, &old.files.certificate).unwrap();
+    std::fs::copy(&new.files.key, &old.files.key).unwrap();
+    let mut looks = 0;
+    let channel = loop {
+        match new.channel(rig.port).await {
+            Ok(channel) => break channel,
+            Err(error) => assert!(looks < 2000, "the new certificate was never served: {error}"),
+        }
+        looks += 1;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    sends(channel).await;
+    assert!(old.channel(rig.port).await.is_err());
+    rig.shutdown.cancel();
+    watching.await.unwrap();
+}
+
 /// C++ clients ping every minute though they call nothing.
 #[tokio::test]
 async fn pings_without_calls_are_answered_and_not_held_against_the_client() {

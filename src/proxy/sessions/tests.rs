@@ -67,7 +67,7 @@ fn sessions_streams_and_commands_are_bounded() {
     let (all, a) = (sessions(), client("a"));
     let streams = [all.open(&a, Language::Java).unwrap(), all.open(&a, Language::Java).unwrap()];
     assert_eq!(all.open(&a, Language::Java).err().unwrap().code, Code::TooManyRequests);
-    all.tell(&client("b"), told()).unwrap();
+    let b = all.open(&client("b"), Language::Java).unwrap();
     assert_eq!(all.tell(&client("c"), told()).unwrap_err().code, Code::TooManyRequests);
     assert_eq!(all.open(&client("c"), Language::Java).err().unwrap().code, Code::TooManyRequests);
     for _ in 0..COMMANDS_MAX {
@@ -75,7 +75,39 @@ fn sessions_streams_and_commands_are_bounded() {
     }
     assert_eq!(all.push(&a, TelemetryCommand::default()), Err(PushError::Full));
     drop(streams);
-    assert_eq!(all.len(), 1, "a stream without settings leaves nothing behind");
+    drop(b);
+    assert_eq!(all.len(), 0, "a stream without settings leaves nothing behind");
+}
+
+#[test]
+fn a_full_table_forgets_who_has_no_stream_for_who_comes() {
+    let (all, [a, b, c, d]) = (sessions(), ["a", "b", "c", "d"].map(client));
+    let kept = all.open(&a, Language::Java).unwrap();
+    all.tell(&a, told()).unwrap();
+    all.tell(&b, publishing(&["T"])).unwrap();
+    let stream = all.open(&c, Language::Java).expect("the client without a stream makes room");
+    all.tell(&c, told()).unwrap();
+    assert!(all.knows(&a) && !all.knows(&b) && all.knows(&c));
+    assert_eq!(all.table.read().producers.topics(), 0, "who is forgotten is no producer either");
+    // The one whose stream ended is the next to go, and comes back as if it were new.
+    drop(stream);
+    assert!(all.knows(&c), "not before there is need");
+    all.tell(&d, told()).unwrap();
+    assert!(all.knows(&a) && !all.knows(&c) && all.knows(&d));
+    assert_eq!(all.len(), 2);
+    drop((kept, all.open(&d, Language::Java).unwrap()));
+    let Table { sessions, loose, .. } = &*all.table.read();
+    assert_eq!((sessions.len(), loose.len()), (2, 2), "each is in the order of leaving once");
+}
+
+#[test]
+fn the_topics_that_a_client_names_are_kept_up_to_a_bound() {
+    let (all, a) = (sessions(), client("a"));
+    let topic = |n: usize| TopicName::parse(&format!("T{n}")).unwrap();
+    let role = Role::Producer { topics: (0..TOPICS_MAX + 1).map(topic).collect() };
+    all.tell(&a, Told { role, request_timeout: None }).unwrap();
+    let Role::Producer { topics } = all.heard(&a).unwrap().role else { panic!("it is a producer") };
+    assert_eq!(topics.len(), TOPICS_MAX);
 }
 
 #[test]

@@ -165,19 +165,26 @@ async fn clients_go_on_after_the_server_was_restarted_though_it_has_forgotten_th
 
 #[tokio::test]
 async fn a_drain_answers_what_is_under_way_and_closes() {
-    let rig = Rig::start().await;
+    let mut config = config();
+    config.polling.max = Duration::from_secs(600);
+    let rig = Rig::start_with(config).await;
     let mut client = rig.client("c").await;
     client.route("T", None).await;
     let mut stream = Telemetry::open(&mut client).await;
     stream.tell(producer_settings(&["T"])).await;
     stream.told().await;
+    // Parked for far longer than the test waits.
+    let poll = v2::ReceiveMessageRequest {
+        long_polling_timeout: Some(prost_types::Duration { seconds: 600, nanos: 0 }),
+        ..Client::poll("T", "g", Duration::ZERO)
+    };
     let mut consumer = client.clone();
-    let poll =
-        v2::ReceiveMessageRequest { long_polling_timeout: None, ..Client::poll("T", "g", Duration::from_millis(900)) };
+    consumer.timeout = Duration::from_secs(900);
     let parked = tokio::spawn(async move { consumer.receive_by(poll).await });
-    eventually("the poll is under way", || rig.broker.group("g").is_some()).await;
+    eventually("the poll is parked", || rig.broker.parked_polls() == 1).await;
     rig.proxy.drain();
-    assert_eq!(parked.await.unwrap().code(), Code::MessageNotFound);
+    let parked = tokio::time::timeout(Duration::from_secs(30), parked).await.expect("the drain ends the poll");
+    assert_eq!(parked.unwrap().code(), Code::MessageNotFound);
     assert_eq!(stream.down.message().await.unwrap(), None, "the stream ends in good order");
     eventually("the connections are closed", || rig.proxy.connections() == 0).await;
 }

@@ -21,7 +21,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::disk::{Disk, File, Open, Space};
 
@@ -35,6 +35,28 @@ const CAPACITY_DEFAULT: u64 = 1 << 40;
 #[derive(Clone, Default)]
 pub struct SimDisk {
     state: Arc<Mutex<State>>,
+    stall: Arc<Stall>,
+}
+
+/// Where file syncs wait while the device does not answer.
+#[derive(Default)]
+struct Stall {
+    stalled: Mutex<bool>,
+    over: Condvar,
+}
+
+impl Stall {
+    fn set(&self, stalled: bool) {
+        *self.stalled.lock() = stalled;
+        self.over.notify_all();
+    }
+
+    fn wait(&self) {
+        let mut stalled = self.stalled.lock();
+        while *stalled {
+            self.over.wait(&mut stalled);
+        }
+    }
 }
 
 impl SimDisk {
@@ -59,7 +81,7 @@ impl SimDisk {
     pub fn crashed(&self, choice: CrashChoice) -> Self {
         let mut state = self.state.lock().clone();
         state.crash(choice);
-        Self { state: Arc::new(Mutex::new(state)) }
+        Self { state: Arc::new(Mutex::new(state)), stall: Arc::default() }
     }
 
     /// How many changes were tried so far: writes, allocations, set_len, sync, create, rename, remove, sync_dir and the single steps of
@@ -123,6 +145,16 @@ impl SimDisk {
         state.elsewhere.push((dir, space));
     }
 
+    /// The device does not answer: from now on every file sync waits, until [`SimDisk::answer_syncs`].
+    pub fn stall_syncs(&self) {
+        self.stall.set(true);
+    }
+
+    /// Lets the syncs that [`SimDisk::stall_syncs`] holds go on.
+    pub fn answer_syncs(&self) {
+        self.stall.set(false);
+    }
+
     /// Bytes that the disk holds. Writes and allocations that need new 4 KiB blocks beyond it fail with ENOSPC and do
     /// nothing; overwriting and `set_len` never do.
     pub fn set_capacity(&self, bytes: u64) {
@@ -147,6 +179,7 @@ impl SimDisk {
 
 struct SimFile {
     state: Arc<Mutex<State>>,
+    stall: Arc<Stall>,
     node: u64,
     /// Of the disk when this was opened: a crash makes another.
     generation: u64,
@@ -218,6 +251,7 @@ impl File for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        self.stall.wait();
         self.change(Change::Device, |state| state.sync_file(self.node))
     }
 
@@ -255,6 +289,7 @@ impl Disk for SimDisk {
         drop(state);
         Ok(Arc::new(SimFile {
             state: self.state.clone(),
+            stall: self.stall.clone(),
             node,
             generation,
             path: path.to_owned(),

@@ -1,10 +1,11 @@
 //! Start and end of a server.
 
-use std::{fs, io::Write as _, net::TcpStream, os::unix::fs::PermissionsExt as _};
+use std::{fs, os::unix::fs::PermissionsExt as _};
 
+use ferromq::proto::v2::{self, messaging_service_client::MessagingServiceClient};
 use rustix::process::Signal;
 
-use crate::harness::{READY, Server, directory, file, run, stderr, stdout, text};
+use crate::harness::{READY, Server, directory, ferromq, file, run, stderr, stdout, text};
 
 #[test]
 fn the_boot_text_names_what_listens_where_it_keeps_what_and_what_to_do_next() {
@@ -37,36 +38,6 @@ fn sigterm_and_sigint_drain_and_exit_with_0() {
         assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
         assert!(ended.log.contains("stopping") && ended.log.contains("stopped"), "{}", ended.log);
     }
-}
-
-#[test]
-fn a_drain_ends_long_polls_instead_of_waiting_for_them() {
-    let dir = directory();
-    let server = Server::start(dir.path());
-    let mut consumer = crate::harness::ferromq()
-        .args(["consume", "parked", "--group", "g", "--follow", "--endpoint", &server.endpoint()])
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .expect("a consumer starts");
-    // A message through the same topic and group shows that the consumer's poll has been there.
-    assert!(server.client_command(&["produce", "parked", "x"]).status.success());
-    let started = std::time::Instant::now();
-    let ended = server.stop();
-    consumer.kill().expect("killed");
-    consumer.wait().expect("waited for");
-    assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
-    assert!(!ended.log.contains("cut"), "{}", ended.log);
-    assert!(started.elapsed() < std::time::Duration::from_secs(20), "the drain took {:?}", started.elapsed());
-}
-
-#[test]
-fn a_half_dead_connection_does_not_hold_the_drain() {
-    let dir = directory();
-    let server = Server::start_with(dir.path(), &["--set", "grpcShutdownTimeSeconds=1"]);
-    let mut silent = TcpStream::connect(server.endpoint()).expect("connects");
-    silent.write_all(b"PRI * HT").expect("written");
-    let ended = server.stop();
-    assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
 }
 
 #[test]
@@ -170,4 +141,67 @@ fn logs_are_json_when_asked_for() {
     for line in log.lines() {
         serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|e| panic!("{e}: {line}"));
     }
+}
+
+#[test]
+fn a_second_listener_tells_its_own_address() {
+    let dir = directory();
+    let server = Server::start_with(dir.path(), &["--set", "grpcExtraListeners=127.0.0.1:0=mq.example.com:9081"]);
+    let line = server.boot_text().lines().find(|line| line.contains("mq.example.com:9081")).expect("it is told");
+    assert!(line.ends_with("clients are told mq.example.com:9081"), "{line}");
+    let port: u16 = line.split([':', ',']).nth(1).and_then(|port| port.parse().ok()).expect("the port that was taken");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let told = |endpoint: String| {
+        runtime.block_on(async {
+            let mut api = MessagingServiceClient::connect(format!("http://{endpoint}")).await.expect("it listens");
+            let topic = v2::Resource { resource_namespace: String::new(), name: "t".into() };
+            let mut ask = tonic::Request::new(v2::QueryRouteRequest { topic: Some(topic), endpoints: None });
+            ask.metadata_mut().insert("x-mq-client-id", "test".parse().expect("ASCII"));
+            let route = api.query_route(ask).await.expect("answered").into_inner();
+            let endpoints = route.message_queues[0].broker.clone().and_then(|b| b.endpoints).expect("endpoints");
+            format!("{}:{}", endpoints.addresses[0].host, endpoints.addresses[0].port)
+        })
+    };
+    assert_eq!(told(format!("127.0.0.1:{port}")), "mq.example.com:9081");
+    assert_eq!(told(server.endpoint()), server.endpoint());
+}
+
+/// What a server that warns and then cannot start says, to a terminal or to a pipe.
+fn complaint(terminal: bool, no_color: bool) -> Option<String> {
+    let dir = directory();
+    let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let taken = format!("grpcServerPort={}", other.local_addr().expect("bound").port());
+    let store = dir.path().join("s");
+    let args = ["--set", "namesrvAddr=x", "--set", &taken, "--set", "adminServerPort=0", "--store", text(&store)];
+    let mut command = ferromq();
+    if terminal {
+        command = std::process::Command::new("script");
+        let line = format!("{} {}", env!("CARGO_BIN_EXE_ferromq"), args.join(" "));
+        command.args(["-qec", &line, "/dev/null"]).env("TERM", "xterm");
+    } else {
+        command.args(args);
+    }
+    command.env_remove("NO_COLOR");
+    if no_color {
+        command.env("NO_COLOR", "1");
+    }
+    let output = command.stdin(std::process::Stdio::null()).output().ok()?;
+    let said = stdout(&output) + &stderr(&output);
+    assert!(said.contains("namesrvAddr") && said.contains("cannot listen"), "{said}");
+    Some(said)
+}
+
+#[test]
+fn no_color_means_no_escapes_and_so_does_a_pipe() {
+    const ESCAPE: char = '\u{1b}';
+    for no_color in [true, false] {
+        let said = complaint(false, no_color).expect("the built binary runs");
+        assert!(!said.contains(ESCAPE), "{said:?}");
+    }
+    let Some(colored) = complaint(true, false) else {
+        return crate::harness::skipped("`script` (util-linux), which makes a terminal");
+    };
+    assert!(colored.contains(ESCAPE), "a terminal gets no colors: {colored:?}");
+    let said = complaint(true, true).expect("`script` is there");
+    assert!(!said.contains(ESCAPE), "{said:?}");
 }

@@ -8,7 +8,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::harness::{Server, directory, ferromq, stderr, stdout};
+use crate::harness::{Server, directory, ferromq, file, stderr, stdout, text};
 
 fn received(server: &Server, args: &[&str]) -> Vec<Value> {
     let output = server.client_command(&[&["consume"], args, &["--json"]].concat());
@@ -133,4 +133,29 @@ fn follow_waits_for_messages_and_ends_at_ctrl_c() {
     let pid = i32::try_from(consumer.id()).ok().and_then(Pid::from_raw).expect("a process id");
     kill_process(pid, Signal::INT).expect("there");
     assert_eq!(consumer.wait().expect("ends").code(), Some(0));
+}
+
+#[test]
+fn messages_travel_over_tls_and_a_certificate_that_nobody_vouches_for_is_refused() {
+    let dir = directory();
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate for this machine");
+    let certificate = file(dir.path(), "certificate.pem", &made.cert.pem());
+    let key = file(dir.path(), "key.pem", &made.signing_key.serialize_pem());
+    let files = [format!("tlsCertPath={}", text(&certificate)), format!("tlsKeyPath={}", text(&key))];
+    let server =
+        Server::start_with(dir.path(), &["--set", "tlsServerMode=enforcing", "--set", &files[0], "--set", &files[1]]);
+    let send = |how: &[&str]| server.client_command(&[&["produce", "t", "x"], how].concat());
+    for how in [&["--ca", text(&certificate)][..], &["--insecure"]] {
+        let sent = send(how);
+        assert!(sent.status.success(), "{how:?}: {}", stderr(&sent));
+    }
+    let received = server.client_command(&["consume", "t", "--group", "g", "--count", "2", "--insecure"]);
+    assert!(received.status.success(), "{}", stderr(&received));
+    let other = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate for this machine");
+    let other = file(dir.path(), "other.pem", &other.cert.pem());
+    for how in [&["--ca", text(&other)][..], &[]] {
+        let refused = send(how);
+        assert_eq!(refused.status.code(), Some(1), "{how:?}");
+        assert_eq!(stderr(&refused).lines().count(), 1, "{}", stderr(&refused));
+    }
 }

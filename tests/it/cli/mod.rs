@@ -4,5 +4,6 @@ mod admin;
 mod apply;
 mod boot;
 mod config;
+mod ends;
 mod messages;
 mod usage;

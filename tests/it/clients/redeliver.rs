@@ -10,9 +10,9 @@ use super::{
 
 const COUNT: usize = 10;
 /// Delay between two attempts. Whole seconds: Python knows no others.
-const DELAY_MS: u64 = 1000;
-/// A delivery may be noticed by its client this much later than it left the server, and so the next one seem early.
-const NOTICE_MS: u64 = 400;
+const DELAY_MS: u64 = 2000;
+/// A changed invisible time.
+const CHANGED_MS: u64 = 4000;
 
 /// Deliveries of each message in their order: attempt and time.
 fn deliveries(events: &[Event]) -> BTreeMap<String, Vec<(u32, u64)>> {
@@ -32,13 +32,19 @@ fn every_message_had_attempts(events: &[Event], attempts: &[u32]) {
     }
 }
 
+/// Whether a time that a client measured can be this delay. What it noticed late makes the next delivery seem early, so on
+/// a busy machine half of it may be missing; to the millisecond it is held by the broker's own tests, on a clock of theirs.
+fn is_waited(gap_ms: u64, delay_ms: u64) -> bool {
+    gap_ms >= delay_ms / 2
+}
+
 /// No attempt follows another one sooner than `delay_ms`.
 #[track_caller]
 fn none_is_early(events: &[Event], delay_ms: u64) {
     for (id, seen) in deliveries(events) {
         for (before, after) in seen.iter().zip(&seen[1..]) {
             let gap = after.1.saturating_sub(before.1);
-            assert!(gap + NOTICE_MS >= delay_ms, "attempt {} of {id} came after {gap} ms", after.0);
+            assert!(is_waited(gap, delay_ms), "attempt {} of {id} came after {gap} ms", after.0);
         }
     }
 }
@@ -59,20 +65,20 @@ pub fn an_unacked_message_comes_again_after_its_invisible_time(stage: &mut Stage
 pub fn a_message_comes_again_when_its_changed_invisible_time_is_over(stage: &mut Stage) {
     stage.run(&format!("produce --topic {TOPIC} --count {COUNT}"));
     let consume = format!("simple --topic {TOPIC} --group {GROUP} --count {COUNT} --invisible-ms 60000 --on-message");
-    let changed = stage.run(&format!("{consume} change:2000"));
+    let changed = stage.run(&format!("{consume} change:{CHANGED_MS}"));
     let mut all = changed.clone();
     all.extend(stage.run(&format!("{consume} ack")));
     every_message_had_attempts(&all, &[1, 2]);
     let changed_at: BTreeMap<&str, u64> = of(&changed, "changed").iter().map(|e| (e.id(), e.ts)).collect();
     for again in of(&all, "received").iter().filter(|e| e.attempt() == 2) {
         let waited = again.ts.saturating_sub(changed_at[again.id()]);
-        assert!(waited + NOTICE_MS >= 2000, "{} came again after {waited} ms", again.body());
+        assert!(is_waited(waited, CHANGED_MS), "{} came again after {waited} ms", again.body());
     }
     stage.settles(TOPIC, GROUP);
 }
 
 pub fn a_message_that_a_listener_failed_comes_again(stage: &mut Stage) {
-    stage.make_group(16, "1s");
+    stage.make_group(16, "2s");
     let consumer =
         stage.start(&format!("push --topic {TOPIC} --group {GROUP} --count {COUNT} --on-message fail-until:3")).ready();
     stage.run(&format!("produce --topic {TOPIC} --count {COUNT}"));

@@ -17,7 +17,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    clients::{process, skipped},
+    clients::process,
     harness::{self, Server, directory, file, stderr, stdout, text},
 };
 
@@ -43,7 +43,7 @@ fn build() -> Option<PathBuf> {
     match said.status.code() {
         Some(0) => said.stdout.lines().last().map(PathBuf::from),
         Some(3) if std::env::var("CI").as_deref() != Ok("true") => {
-            skipped(said.stderr.trim());
+            harness::skipped(said.stderr.trim());
             None
         }
         _ => panic!("{}", said.stderr),

@@ -16,7 +16,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
-    clients::{process, skipped},
+    clients::process,
     harness::{self, directory, stderr, stdout, text},
 };
 
@@ -180,7 +180,7 @@ impl Container {
 fn the_image_runs_unprivileged_on_a_read_only_root() {
     if let Some(why) = unable() {
         // A machine whose kernel refuses is no fault of the image, in CI as elsewhere.
-        return skipped(&why);
+        return harness::skipped(&why);
     }
     let image = Image::read();
     let dir = directory();

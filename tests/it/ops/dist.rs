@@ -11,8 +11,8 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    clients::{process, skipped},
-    harness::{directory, text},
+    clients::process,
+    harness::{self, directory, text},
 };
 
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -36,7 +36,7 @@ fn has_python() -> bool {
     let has = Command::new("python3").arg("-V").output().is_ok_and(|o| o.status.success());
     if !has {
         assert!(std::env::var("CI").as_deref() != Ok("true"), "CI must have python3");
-        skipped("no python3 here, no archive can be made");
+        harness::skipped("no python3 here, no archive can be made");
     }
     has
 }

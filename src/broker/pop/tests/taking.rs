@@ -277,7 +277,7 @@ async fn a_message_that_arrives_between_the_look_and_the_wait_is_not_missed() {
         let sender = world.broker.clone();
         let send = move || {
             let sent = std::thread::spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
                 runtime.block_on(sender.produce(&topic(), vec![normal("late")])).unwrap();
             });
             sent.join().unwrap();

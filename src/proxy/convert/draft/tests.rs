@@ -54,6 +54,7 @@ fn each_fault_has_its_code() {
         (body((4 << 20) + 1), Code::MessageBodyTooLarge),
         (user(&many), Code::MessagePropertiesTooLarge),
         (user(&[("KEYS", "v")]), Code::IllegalMessagePropertyKey),
+        (user(&[("__FERROMQ_USER.__SHARDINGKEY", "v")]), Code::IllegalMessagePropertyKey),
         (user(&[("__FERROMQ_UNIT", "v")]), Code::IllegalMessagePropertyKey),
         (user(&[("k\u{1}", "v")]), Code::IllegalMessagePropertyKey),
         (user(&[("k", "v\u{2}")]), Code::IllegalMessagePropertyKey),
@@ -190,6 +191,17 @@ fn fields_become_the_properties_that_rocketmq_stores() {
     assert_eq!(draft.sys_flag, SysFlag(SysFlag::COMPRESSED));
     assert_eq!(draft.born_at, NOW);
     assert_eq!(draft.message_group.as_deref(), Some("g"));
+}
+
+#[test]
+fn transactions_are_refused_where_the_operator_says_so() {
+    let mut config = Config::default();
+    config.messages.refuse_transactions = true;
+    let rules = Rules { limits: &config.messages, body_max: 100, now: NOW, peer: ([10, 0, 0, 7], 40_000).into() };
+    let half = || system(|s| s.set_message_type(v2::MessageType::Transaction));
+    assert_eq!(drafts(vec![half()], &rules).err().unwrap().code, Code::Forbidden);
+    assert!(drafts(vec![message()], &rules).is_ok());
+    assert_eq!(code(half()), None);
 }
 
 #[test]
