@@ -7,7 +7,12 @@
 use std::collections::BTreeSet;
 
 use super::super::aside::meant_topic;
-use super::{Broker, RecallHandle, accept::again, faults::Fault};
+use super::{
+    Broker, RecallHandle,
+    accept::again,
+    faults::Fault,
+    index::{between, following},
+};
 use crate::{
     broker::{ProduceError, Produced, Unconfirmed},
     store::{AppendError, Entry, Poisoned, Purpose, ReadError, Ticket},
@@ -156,8 +161,7 @@ impl Broker {
             let timer = self.pending_record(offset)?.and_then(|message| shown(&message));
             found.extend(timer.filter(|timer| topic.is_none_or(|topic| *topic == timer.topic)));
         }
-        if found.is_empty() {
-            // Where keys are not indexed.
+        if found.is_empty() && !self.inner.store.is_indexed() {
             found = self.scan_timers(topic, SAME_ID_MAX, |timer| timer.message_id == id)?;
         }
         Ok(found)
@@ -177,15 +181,16 @@ impl Broker {
     ) -> Result<Vec<PendingTimer>, RecallError> {
         let (mut found, mut after, mut seen) = (Vec::new(), (0, 0), 0);
         loop {
-            let page = self.inner.timers.index.lock().following(after, PAGE);
-            let Some(last) = page.last().copied().filter(|_| seen < SCAN_MAX) else { return Ok(found) };
-            (after, seen) = (last, seen + page.len());
+            let page = following(&self.inner.timers.index, after, PAGE);
+            let Some(last) = page.last().copied() else { return Ok(found) };
+            after = last;
             for (_, offset) in page {
-                let timer = self.pending_record(QueueOffset::new(offset))?.and_then(|message| shown(&message));
-                found.extend(timer.filter(|t| topic.is_none_or(|topic| *topic == t.topic) && wanted(t)));
-                if found.len() >= limit {
+                if found.len() >= limit || seen == SCAN_MAX {
                     return Ok(found);
                 }
+                seen += 1;
+                let timer = self.pending_record(QueueOffset::new(offset))?.and_then(|message| shown(&message));
+                found.extend(timer.filter(|t| topic.is_none_or(|topic| *topic == t.topic) && wanted(t)));
             }
         }
     }
@@ -195,9 +200,11 @@ impl Broker {
         let mut offsets: BTreeSet<QueueOffset> = self.indexed(&handle.message_id)?.into_iter().collect();
         offsets.extend(handle.offset);
         let mut named = self.of_message(offsets, handle)?;
-        if named.is_empty() {
+        // Where keys are indexed, what they do not name is not there. Elsewhere one client at a time looks further.
+        if named.is_empty() && !self.inner.store.is_indexed() {
+            let _turn = self.inner.timers.looking.lock();
             let window = self.inner.timers.skews.lock().window(handle.due);
-            let same_time = self.inner.timers.index.lock().between(window, SAME_TIME_MAX);
+            let same_time = between(&self.inner.timers.index, window, SAME_TIME_MAX);
             named = self.of_message(same_time.into_iter().map(QueueOffset::new), handle)?;
         }
         Ok(named)

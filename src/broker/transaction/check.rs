@@ -72,7 +72,8 @@ enum Fate {
 
 impl Broker {
     /// The half messages whose producers are to be asked now; `askable` is asked once for each half of a topic. What has
-    /// had its last check is given up. The server calls it in a loop, and [`Broker::checks_sent`] with what it could send.
+    /// had its last check is given up. The server calls it in a loop, [`Broker::checks_sent`] with
+    /// what a producer took, and [`Broker::checks_not_sent`] with what none could take.
     pub async fn due_checks(&self, mut askable: impl FnMut(&TopicName) -> Askable) -> Round {
         if self.is_ending() {
             return Round { checks: vec![], next: None };
@@ -130,6 +131,12 @@ impl Broker {
         self.give_up(&give_up);
         self.drop_halves(&dropped);
         looked
+    }
+
+    /// Nobody could take the questions about these after all: they are due again soon.
+    pub fn checks_not_sent(&self, unsent: &[TransactionId]) {
+        let again = self.inner.clock.now().plus(self.inner.config.transaction_check_interval.min(AGAIN_SOON));
+        self.inner.transactions.pending.put_off(unsent.iter().map(|id| id.offset), again);
     }
 
     /// Notes that producers were asked about these. Not waited for: a crash may ask once more.

@@ -129,14 +129,19 @@ impl Pending {
         due
     }
 
-    /// Puts off what was taken for this round and could not be done in it.
+    /// Gives another time to what a round took and could not do.
     pub fn put_off(&self, offsets: impl IntoIterator<Item = QueueOffset>, until: Deadline) {
         let mut table = self.table.lock();
+        let mut any = false;
         for offset in offsets {
             if let Some(mut half) = table.halves.get(&offset).cloned() {
                 half.due = until;
                 table.put(offset, half);
+                any = true;
             }
+        }
+        if any && table.promised.is_none_or(|promised| until < promised) {
+            self.sooner.notify_one();
         }
     }
 

@@ -243,3 +243,27 @@ async fn what_is_due_when_the_server_ends_comes_at_the_next_start() {
     assert_eq!(world.delivered(), ["a"]);
     world.broker.store().close();
 }
+
+#[tokio::test]
+async fn a_timer_that_the_device_does_not_give_back_keeps_no_server_down() {
+    let world = World::new();
+    let sent = world.send_in(HOUR, "a").await;
+    world.send_in(HOUR, "b").await;
+    let queue = world.broker.store().queue(&topic(super::super::TIMER_TOPIC), QueueId(0));
+    let at = queue.entries(sent.offset, 1).unwrap()[0].physical.get();
+    world.broker.store().close();
+    let World { machine, broker } = world;
+    drop(broker);
+    // So that every record is asked for its time.
+    machine.clock.step_wall(Timestamp::from_millis(1));
+    let file = std::path::PathBuf::from("/store/commitlog/00000000000000000000");
+    machine.disk.set_bad(Some((file, at + 100..at + 101)));
+    let world = World { broker: machine.start(), machine };
+    world.pass(2 * HOUR).await;
+    world.machine.disk.set_bad(None);
+    world.pass(ms(2000)).await;
+    // A clock so far back leaves the times of the entries: what could not be read waits for its own.
+    assert_eq!(world.delivered(), ["b"]);
+    assert_eq!(world.broker.pending_timers(), 1);
+    world.broker.store().close();
+}

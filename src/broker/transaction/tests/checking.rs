@@ -227,3 +227,18 @@ async fn a_half_that_the_device_does_not_give_back_keeps_no_server_down() {
     assert_eq!(bodies(&broker, &name), ["a", "b"], "what was kept can still be decided");
     broker.store().close();
 }
+
+#[tokio::test]
+async fn what_nobody_could_take_after_all_is_due_again_within_a_second() {
+    let machine = machine();
+    let broker = machine.start();
+    let name = create(&broker, "T", MessageType::Transaction);
+    send(&broker, &name, "a").await;
+    machine.clock.advance(6 * SECOND);
+    let asked = broker.due_checks(|_| Askable::Now).await;
+    broker.checks_not_sent(&[asked.checks[0].transaction]);
+    broker.checks_sooner().await;
+    machine.clock.advance(SECOND);
+    assert_eq!(round(&broker).await, ["a"]);
+    broker.store().close();
+}
