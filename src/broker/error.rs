@@ -37,7 +37,7 @@ pub enum ProduceError {
     Unsupported(MessageType),
     #[error("the body has {size} bytes, maxMessageSize is {max}")]
     BodyTooLarge { size: usize, max: usize },
-    #[error("the delivery time is {} ms ahead, timerMaxDelaySec is {}", .ahead.as_millis(), .max.as_secs())]
+    #[error("the delivery time is {} ms ahead, the most is {} ms; raise timerMaxDelaySec and maxDelayTimeMills", .ahead.as_millis(), .max.as_millis())]
     DelayTooLong { ahead: Duration, max: Duration },
     #[error("the property {key} is {value:?}, which is no number")]
     NoTime { key: &'static str, value: String },
