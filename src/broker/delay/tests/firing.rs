@@ -267,3 +267,38 @@ async fn a_timer_that_the_device_does_not_give_back_keeps_no_server_down() {
     assert_eq!(world.broker.pending_timers(), 1);
     world.broker.store().close();
 }
+
+#[tokio::test]
+async fn what_apaches_timers_delivered_or_rolled_on_does_not_come_again() {
+    use crate::store::disk::Disk as _;
+    let world = World::new();
+    let begin = world.wall();
+    world.send_in(HOUR, "delivered").await;
+    let rolled = world.send_in(100 * HOUR, "rolled").await;
+    world.send_in(100 * HOUR, "waits").await;
+    let timers = topic(super::super::TIMER_TOPIC);
+    let was = messages(&world.broker, &timers, 0).remove(rolled.offset.get() as usize);
+    let mut properties = was.properties.without(&[key::TIMER_ROLL_TIMES]);
+    properties.push(key::TIMER_ROLL_TIMES, "1");
+    let again = was.copy_to(timers, QueueId(0), properties.build());
+    world.broker.store().append(&[again], crate::store::Purpose::User).unwrap();
+    world.send_in(HOUR, "not yet loaded").await;
+    let World { machine, broker } = world;
+    broker.store().close();
+    drop(broker);
+    for file in ["ferromqPop.snapshot", "ferromqPop.snapshot.bak", "consumerOffset.json", "consumerOffset.json.bak"] {
+        let _ = machine.disk.remove_file(&std::path::Path::new("/store/config").join(file));
+    }
+    machine.write("config/consumerOffset.json", br#"{"offsetTable":{}}"#);
+    let mut checkpoint = vec![0; 4096];
+    checkpoint[..8].copy_from_slice(&begin.plus(2 * HOUR).as_millis().to_be_bytes());
+    checkpoint[16..24].copy_from_slice(&4i64.to_be_bytes());
+    machine.write("config/timercheck", &checkpoint);
+    let world = World { broker: machine.start(), machine };
+    assert_eq!(world.broker.pending_timers(), 3);
+    world.pass(2 * HOUR).await;
+    assert_eq!(world.delivered(), ["not yet loaded"]);
+    world.pass(100 * HOUR).await;
+    assert_eq!(world.delivered(), ["not yet loaded", "rolled", "waits"]);
+    world.broker.store().close();
+}
