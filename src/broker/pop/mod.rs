@@ -26,6 +26,7 @@ mod book;
 mod bury;
 mod codec;
 mod dead_letter;
+mod elsewhere;
 mod faults;
 mod in_order;
 mod lines;
