@@ -14,6 +14,7 @@
 //! Order of locks: a table being changed, then a topic's gate, then the log; see the rooms behind this door for their own.
 //! None is held across an await.
 
+mod aside;
 mod clients;
 pub mod config;
 mod delay;
@@ -42,7 +43,7 @@ pub use error::{
 pub use filter::{Filter, FilterError};
 pub use metadata::{Group, GroupChange, RetryPolicy, Topic, TopicChange};
 pub use meters::{Backlog, Backlogs, GroupCounts, TopicCounts};
-pub use pop::{AttemptId, Delivery, Locked, Moved, Position, Progress, Receipt, Take};
+pub use pop::{AttemptId, Delivery, Locked, Moved, Position, Progress, Receipt, Take, TooManyBooks};
 pub use produce::{Draft, Produced};
 pub use pull::{Pull, Pulled};
 pub use transaction::{Askable, Check, Decision, Round, TransactionId};
@@ -116,8 +117,12 @@ impl Broker {
             Err(_) => Err(Unconfirmed::Late { within }),
         }
     }
-    /// Ends every parked poll with nothing, and lets no new one park: for the drain.
+    /// Ends every parked poll with nothing, and lets no new one park: for the drain. The loops' work ends with the batch
+    /// that they are at: what is left is found in the log at the next start.
     pub fn end_polls(&self) {
         self.inner.pop.end_polls();
+    }
+    fn is_ending(&self) -> bool {
+        self.inner.pop.polls().has_ended()
     }
 }

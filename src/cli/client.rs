@@ -55,9 +55,11 @@ impl From<tonic::Status> for Error {
         use tonic::Code;
         let said = format!("{:?} {}", status.code(), status.message());
         match status.code() {
-            Code::InvalidArgument | Code::Unimplemented | Code::PermissionDenied | Code::Unauthenticated => {
-                Self::Rejected(said)
+            Code::Unimplemented => {
+                let meant = "grpcServerPort (--endpoint, 8081 unless set otherwise)";
+                Self::Rejected(remote::told(&status, "messages", meant))
             }
+            Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated => Self::Rejected(said),
             _ => Self::Broken(said),
         }
     }

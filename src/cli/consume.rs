@@ -74,7 +74,11 @@ impl Args {
         let mut left = self.count.unwrap_or(u64::MAX);
         let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
         loop {
-            match self.session(&mut left, stop.as_mut()).await {
+            let ended = self.session(&mut left, stop.as_mut()).await;
+            if ended.is_ok() {
+                self.tell_end(left);
+            }
+            match ended {
                 Ok(()) if self.require && left > 0 => anyhow::bail!("{left} messages of --count did not come"),
                 Ok(()) => return Ok(ExitCode::SUCCESS),
                 // A server that restarts is waited for; one that says no would say it again.
@@ -88,6 +92,18 @@ impl Args {
                 () = tokio::time::sleep(RECONNECT) => {}
             }
         }
+    }
+
+    /// To standard error: what was asked for is on standard output.
+    fn tell_end(&self, left: u64) {
+        let came = self.count.unwrap_or(u64::MAX) - left;
+        let why = match (left, self.follow) {
+            (0, _) => "as many as --count asked for",
+            (_, true) => "stopped",
+            (_, false) => "no more came within 5 s; --follow waits for more",
+        };
+        let kept = if self.no_ack && came > 0 { ", not acknowledged" } else { "" };
+        eprintln!("ferromq: {came} messages{kept}; {why}");
     }
 
     fn filter(&self) -> v2::FilterExpression {

@@ -18,6 +18,7 @@ mod produce;
 mod remote;
 mod server;
 mod timer;
+mod times;
 mod tls;
 mod topic;
 
@@ -86,6 +87,7 @@ enum Command {
 #[derive(Args, Debug)]
 #[command(after_help = "Example: ferromq completions bash > /etc/bash_completion.d/ferromq")]
 struct Completions {
+    /// Shell that the script is for.
     shell: clap_complete::Shell,
 }
 
@@ -151,6 +153,18 @@ mod tests {
     #[test]
     fn the_tree_of_commands_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_of_every_command_says_what_it_is() {
+        fn look(command: &clap::Command, path: &str, silent: &mut Vec<String>) {
+            let all = command.get_arguments().filter(|arg| arg.get_help().is_none() && !arg.is_hide_set());
+            silent.extend(all.map(|arg| format!("{path} {}", arg.get_id())));
+            command.get_subcommands().for_each(|sub| look(sub, &format!("{path} {}", sub.get_name()), silent));
+        }
+        let mut silent = Vec::new();
+        look(&Cli::command(), "ferromq", &mut silent);
+        assert!(silent.is_empty(), "no help for {silent:#?}");
     }
 
     #[test]

@@ -14,10 +14,11 @@ use std::{
 };
 
 use parking_lot::{RwLock, RwLockWriteGuard};
-use tokio::sync::mpsc;
+use prost::Message;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::{
-    broker::Role,
+    broker::{Role, TransactionId},
     proto::v2::{Code, TelemetryCommand},
     types::{ClientId, GroupName, TopicName},
 };
@@ -30,6 +31,8 @@ use super::{
 
 /// Commands that wait for one client at most.
 const COMMANDS_MAX: usize = 32;
+/// KiB of the questions about messages that wait for one client at most: each has a whole message in it.
+const QUESTIONS_KIB_MAX: u32 = 8 << 10;
 /// Producers that are tried, at most, until one takes a question.
 const TRIES_MAX: usize = 64;
 
@@ -74,7 +77,18 @@ struct Session {
 struct Newest {
     number: u64,
     language: Language,
-    commands: mpsc::Sender<TelemetryCommand>,
+    commands: mpsc::Sender<Queued>,
+    /// KiB that questions can still take.
+    room: Arc<Semaphore>,
+}
+
+/// A command that waits for its client.
+pub struct Queued {
+    pub command: TelemetryCommand,
+    /// The transaction that it asks about.
+    pub about: Option<TransactionId>,
+    /// Given back when the client takes it, or its stream ends.
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 /// What is used of a client's settings.
@@ -98,7 +112,7 @@ pub struct Stream {
     sessions: Arc<Sessions>,
     client: ClientId,
     number: u64,
-    pub commands: mpsc::Receiver<TelemetryCommand>,
+    pub commands: mpsc::Receiver<Queued>,
 }
 
 impl Sessions {
@@ -123,7 +137,8 @@ impl Sessions {
         let number = self.streams.fetch_add(1, Relaxed);
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         session.streams += 1;
-        session.newest = Some(Newest { number, language, commands });
+        let room = Arc::new(Semaphore::new(QUESTIONS_KIB_MAX as usize));
+        session.newest = Some(Newest { number, language, commands, room });
         if let Some(place) = session.loose.take() {
             loose.remove(&place);
         }
@@ -147,7 +162,7 @@ impl Sessions {
 
     /// The client sent to a topic.
     pub fn published(&self, client: &ClientId, topic: &TopicName) {
-        let is_new = |session: &Session| !session.topics.contains(topic);
+        let is_new = |session: &Session| session.topics.len() < TOPICS_MAX && !session.topics.contains(topic);
         if !self.table.read().sessions.get(client).is_some_and(is_new) {
             return;
         }
@@ -161,22 +176,22 @@ impl Sessions {
     pub fn room_to_ask(&self, topic: &TopicName) -> Option<usize> {
         let table = self.table.read();
         let streams = table.producers.of(topic).iter().filter_map(|client| table.sessions.get(client)?.newest.as_ref());
-        streams.map(|newest| newest.commands.capacity()).reduce(|a, b| a + b)
+        streams.map(Newest::capacity).reduce(|a, b| a + b)
     }
 
-    /// Gives a question to one of the producers of a topic, in turn; false when none can take it.
-    pub fn ask(&self, topic: &TopicName, question: impl FnOnce(Language) -> TelemetryCommand) -> bool {
+    /// Gives a question about a transaction to one of the producers of its topic, in turn; false when none can take it.
+    pub fn ask(
+        &self,
+        topic: &TopicName,
+        about: TransactionId,
+        question: impl Fn(Language) -> TelemetryCommand,
+    ) -> bool {
         let table = self.table.read();
         let producers = table.producers.of(topic);
         let turn = self.turn.fetch_add(1, Relaxed) % producers.len().max(1);
         let in_turn = producers[turn..].iter().chain(&producers[..turn]).take(TRIES_MAX);
-        for newest in in_turn.filter_map(|client| table.sessions.get(client)?.newest.as_ref()) {
-            if let Ok(place) = newest.commands.try_reserve() {
-                place.send(question(newest.language));
-                return true;
-            }
-        }
-        false
+        let mut able = in_turn.filter_map(|client| table.sessions.get(client)?.newest.as_ref());
+        able.any(|newest| newest.capacity() > 0 && newest.ask(about, question(newest.language)))
     }
 
     /// The table, in which the client has a session now.
@@ -206,7 +221,7 @@ impl Sessions {
     pub fn push(&self, client: &ClientId, command: TelemetryCommand) -> Result<(), PushError> {
         let table = self.table.read();
         let newest = table.sessions.get(client).and_then(|s| s.newest.as_ref()).ok_or(PushError::NoStream)?;
-        newest.commands.try_send(command).map_err(|e| match e {
+        newest.commands.try_send(Queued { command, about: None, _room: None }).map_err(|e| match e {
             mpsc::error::TrySendError::Full(_) => PushError::Full,
             mpsc::error::TrySendError::Closed(_) => PushError::NoStream,
         })
@@ -321,6 +336,20 @@ impl Table {
         let Some(client) = self.loose.first_key_value().map(|(_, client)| client.clone()) else { return false };
         self.remove(&client);
         true
+    }
+}
+
+impl Newest {
+    /// How many more commands with questions it can take.
+    fn capacity(&self) -> usize {
+        if self.room.available_permits() == 0 { 0 } else { self.commands.capacity() }
+    }
+
+    fn ask(&self, about: TransactionId, command: TelemetryCommand) -> bool {
+        let kib = u32::try_from(command.encoded_len() >> 10).unwrap_or(u32::MAX).saturating_add(1);
+        // One that is larger than all the room waits alone.
+        let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(kib.min(QUESTIONS_KIB_MAX)) else { return false };
+        self.commands.try_send(Queued { command, about: Some(about), _room: Some(room) }).is_ok()
     }
 }
 

@@ -161,7 +161,7 @@ impl From<TakeError> for Refusal {
             TakeError::NotReadable(_) | TakeError::GroupDisabled(_) => Code::Forbidden,
             TakeError::PollingFull { .. }
             | TakeError::TooManyGroups(_)
-            | TakeError::TooManyBooks { .. }
+            | TakeError::TooManyBooks(_)
             | TakeError::TooManyInFlight { .. } => Code::TooManyRequests,
             TakeError::Read(read) => read_code(read),
             TakeError::Poisoned(_) | TakeError::Metadata(_) => Code::InternalServerError,
@@ -188,7 +188,7 @@ impl From<OffsetError> for Refusal {
             OffsetError::GroupNotFound(_) => Code::ConsumerGroupNotFound,
             OffsetError::NoQueue { .. } => Code::BadRequest,
             OffsetError::Beyond { .. } => Code::IllegalOffset,
-            OffsetError::TooManyBooks { .. } => Code::TooManyRequests,
+            OffsetError::TooManyBooks(_) => Code::TooManyRequests,
             OffsetError::Append(append) => append_code(append),
             OffsetError::Read(read) => read_code(read),
             OffsetError::Poisoned(_) => Code::InternalServerError,
@@ -210,7 +210,7 @@ impl From<SettleError> for Refusal {
             | SettleError::Append(AppendError::TooLarge { .. } | AppendError::PropertiesTooLarge { .. }) => {
                 Code::InvalidReceiptHandle
             }
-            SettleError::TooManyBooks { .. } | SettleError::Append(AppendError::Busy { .. }) => Code::TooManyRequests,
+            SettleError::TooManyBooks(_) | SettleError::Append(AppendError::Busy { .. }) => Code::TooManyRequests,
             SettleError::Append(AppendError::Full { .. } | AppendError::Poisoned(_) | AppendError::Closed)
             | SettleError::Read(ReadError::Io { .. } | ReadError::Queue(_) | ReadError::Index(_))
             | SettleError::Poisoned(_) => Code::InternalServerError,

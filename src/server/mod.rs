@@ -47,7 +47,7 @@ pub enum Error {
     Listen(#[from] listen::Error),
     #[error("cannot open the store: {0}")]
     Store(#[from] store::OpenError),
-    #[error("cannot open the broker: {0}; restore the file from a backup, or move it away to start without it")]
+    #[error("cannot open the broker: {0}")]
     Broker(#[from] broker::OpenError),
     #[error("cannot start the gRPC front: {0}")]
     Proxy(#[from] proxy::Error),
@@ -69,14 +69,20 @@ pub fn run(loaded: Loaded, ports_file: Option<PathBuf>) -> Result<(), Error> {
     if let Some(path) = &ports_file {
         ports_file::remove(path).map_err(|source| Error::PortsFile { path: path.clone(), source })?;
     }
-    run_on(control, Arc::new(RealDisk), loaded, signals, |ready| {
+    let ended = run_on(control, Arc::new(RealDisk), loaded, signals, |ready| {
         // Before the text: who waits for that finds the file.
-        if let Some(path) = ports_file {
+        if let Some(path) = ports_file.clone() {
             ports_file::write(&path, &ready.ports).map_err(|source| Error::PortsFile { path, source })?;
         }
         boot_text::print(&ready);
         Ok(())
-    })
+    });
+    if let Some(path) = &ports_file
+        && let Err(error) = ports_file::remove(path)
+    {
+        tracing::warn!(path = %path.display(), %error, "the file of the ports is still there");
+    }
+    ended
 }
 
 /// What can be said once clients can connect.

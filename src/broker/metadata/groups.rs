@@ -121,7 +121,7 @@ fn describe(group: &Group) -> String {
     let order = if group.fifo { "FIFO" } else { "not FIFO" };
     let consumption = if group.consume_enabled { "enabled" } else { "disabled" };
     let (times, policy) = (group.retry_max_times, &group.retry_policy);
-    format!("{order}, retryMaxTimes {times}, {policy:?}, consumption {consumption}")
+    format!("{order}, retryMaxTimes {times}, {policy}, consumption {consumption}")
 }
 
 impl Broker {

@@ -130,12 +130,12 @@ impl Meters {
     }
 
     /// Messages of a call that have their places in the log.
-    pub fn stored(&self, entry: &TopicEntry, types: &[MessageType], ticket: &Ticket) {
+    pub fn stored(&self, entry: &TopicEntry, types: impl Iterator<Item = MessageType>, ticket: &Ticket) {
         let meter = self.topic(entry);
         // A unit lies in one segment, record behind record.
         let ends = ticket.appended.iter().skip(1).map(|next| next.physical).chain([ticket.end]);
         for ((at, end), message_type) in ticket.appended.iter().zip(ends).zip(types) {
-            let sizes = meter.sizes[place_of(*message_type)].get_or_init(|| Box::new(Histogram::new(SIZES)));
+            let sizes = meter.sizes[place_of(message_type)].get_or_init(|| Box::new(Histogram::new(SIZES)));
             sizes.add(at.physical.until(end));
         }
     }

@@ -10,6 +10,7 @@
 //! - [`lines`], [`in_order`]: the order of message groups, for FIFO groups; [`attempts`]: polls that are repeated.
 //! - [`operate`]: what an operator does to a message that locks its line.
 //! - [`own`]: what the broker itself consumes of its own topics.
+//! - [`apache`]: what a store of Apache's says of its broker's own work.
 //! - [`settle_record`], [`log`](self::log): what is written of all this; [`snapshot`], [`restore`]: how it comes back.
 //!
 //! What is kept where: a delivery writes nothing. Done, failed and held deliveries are records in the log, under the same
@@ -19,11 +20,13 @@
 //! Within a run all leases and invisible times are monotonic. On disk they are wall-clock times with the original length
 //! beside them, so that a stepped clock can shorten a wait across a restart but never make it longer.
 
+mod apache;
 mod attempts;
 mod book;
 mod bury;
 mod codec;
 mod dead_letter;
+mod elsewhere;
 mod faults;
 mod in_order;
 mod lines;
@@ -62,7 +65,8 @@ pub use receipt::Receipt;
 pub use reset::{Moved, Position};
 
 pub(super) use self::own::{Tried, Undone};
-pub(super) use self::subscription::{Owner, QueueBook, Subscription, TooManyBooks};
+pub use self::subscription::TooManyBooks;
+pub(super) use self::subscription::{Owner, QueueBook, Subscription};
 use self::{
     attempts::Attempts,
     book::Book,

@@ -89,6 +89,7 @@ impl Restored {
             let books = queues.into_iter().map(|(queue, commit)| (queue, Book::starting_at(commit))).collect();
             self.books.insert(names, books);
         }
+        self.books.extend(super::apache::own_books(store, &bytes)?);
         Ok(())
     }
 
@@ -193,7 +194,8 @@ fn known_or_new(books: &mut Books, queue: QueueId) -> &mut Book {
     books.entry(queue).or_insert_with(|| Book::starting_at(QueueOffset::ZERO))
 }
 
-fn load_state(store: &Store, file: &str) -> Result<Option<Vec<u8>>, OpenError> {
+/// A state file; `None` when there is none.
+pub(super) fn load_state(store: &Store, file: &str) -> Result<Option<Vec<u8>>, OpenError> {
     let failed = |error| {
         let at = PhysicalOffset::ZERO;
         OpenError::Read(ReadError::Io { at, error: Arc::new(error) })

@@ -94,7 +94,8 @@ pub struct Subscriptions {
 }
 
 /// No book was made: the server has `popBooksMax` of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the server keeps {books} books, one for each queue and group, the most is {max}; raise popBooksMax")]
 pub struct TooManyBooks {
     pub books: usize,
     pub max: usize,

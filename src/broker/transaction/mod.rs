@@ -79,6 +79,13 @@ impl Broker {
         self.inner.transactions.book.get_or_init(|| self.own_book(HALF_TOPIC, GROUP))
     }
 
+    /// Whether there is any half message that is not done, known or not.
+    pub(super) fn has_undecided(&self) -> bool {
+        let book = self.half_book();
+        let commit = book.open().book.commit();
+        commit < book.queue.max()
+    }
+
     /// Half messages that nobody has decided about.
     pub fn pending_transactions(&self) -> usize {
         self.inner.transactions.pending.len()

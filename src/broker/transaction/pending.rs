@@ -135,6 +135,22 @@ impl Pending {
         due
     }
 
+    /// Gives another time to what a round took and could not do.
+    pub fn put_off(&self, offsets: impl IntoIterator<Item = QueueOffset>, until: Deadline) {
+        let mut table = self.table.lock();
+        let mut any = false;
+        for offset in offsets {
+            if let Some(mut half) = table.halves.get(&offset).cloned() {
+                half.due = until;
+                table.put(offset, half);
+                any = true;
+            }
+        }
+        if any && table.promised.is_none_or(|promised| until < promised) {
+            self.sooner.notify_one();
+        }
+    }
+
     /// Notes that a producer was asked; how often that is, and when one is asked again. `None` when it is decided.
     pub fn asked(&self, offset: QueueOffset) -> Option<(u32, Deadline)> {
         let mut table = self.table.lock();

@@ -73,12 +73,20 @@ impl Served {
                     // Half-closed, or broken: settings stay, the client comes back.
                     Ok(None) | Err(_) => return None,
                 },
-                Some(command) = self.stream.commands.recv() => return Some(Ok(command)),
+                Some(queued) = self.stream.commands.recv() => return Some(Ok(self.taken(queued))),
                 settings = due(&mut self.repeat) => return Some(Ok(told(settings))),
                 () = self.front.draining.cancelled() => return None,
             }
         }
         None
+    }
+
+    /// A question counts once it is on its way, not while it waits for a client that reads nothing.
+    fn taken(&self, queued: sessions::Queued) -> TelemetryCommand {
+        if let Some(transaction) = queued.about {
+            self.front.broker.checks_sent(&[transaction]);
+        }
+        queued.command
     }
 
     /// An answer to a question, or what a later client may say.
