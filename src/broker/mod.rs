@@ -9,6 +9,7 @@
 //! - [`filter`] - which messages a consumer wants.
 //! - [`transaction`] - messages that their producers decide about later.
 //! - [`clients`] - who is there.
+//! - [`look`] - what operators look at; [`story`] - the life of a message; [`resend`] - sending it again.
 //!
 //! Order of locks: a table being changed, then a topic's gate, then the log; see the rooms behind this door for their own.
 //! None is held across an await.
@@ -20,11 +21,14 @@ mod error;
 mod fastjson;
 pub mod filter;
 mod long_poll;
+mod look;
 mod metadata;
 mod offsets;
 mod pop;
 mod produce;
 mod pull;
+mod resend;
+mod story;
 #[cfg(test)]
 pub(crate) mod testing;
 mod transaction;
@@ -36,10 +40,13 @@ pub use config::Config;
 pub use delay::{DEFAULT_LEVELS, Lateness, PendingTimer, RecallError, parse_levels};
 pub use error::{AdminError, EndError, OffsetError, ProduceError, PullError, SettleError, TakeError, Unconfirmed};
 pub use filter::{Filter, FilterError};
+pub use look::{Browse, Cursor, LookError, Page, QueueLag, QueueSpan};
 pub use metadata::{Group, GroupChange, RetryPolicy, Topic, TopicChange};
-pub use pop::{Delivery, Moved, Position, Progress, Receipt, Take};
+pub use pop::{Backlog, Delivery, Moved, Position, Progress, Receipt, Take};
 pub use produce::{Draft, Produced};
 pub use pull::{Pull, Pulled};
+pub use resend::{DeadLetter, DeadLetters, ResendError, Resent};
+pub use story::{Copy, Event, Happened, Kind, Seen, Sighting, Standing, State, Story};
 pub use transaction::{Askable, Check, Decision, Round, TransactionId};
 
 pub use crate::store::{AppendError, Health, Poisoned, ReadError};
@@ -64,6 +71,7 @@ struct Inner {
     pop: pop::Pop,
     timers: delay::Timers,
     transactions: transaction::Transactions,
+    sightings: story::Sightings,
 }
 
 /// Why the broker did not start.
@@ -83,7 +91,8 @@ impl Broker {
         let pop = pop::Pop::open(&config, &store, &clock)?;
         let timers = delay::Timers::new(clock.as_ref());
         let transactions = transaction::Transactions::new(&config);
-        let inner = Inner { config, store, clock, metadata, clients, pop, timers, transactions };
+        let sightings = story::Sightings::since(clock.wall());
+        let inner = Inner { config, store, clock, metadata, clients, pop, timers, transactions, sightings };
         let broker = Self { inner: Arc::new(inner) };
         broker.forget_strays();
         broker.limit_restored();

@@ -1,9 +1,14 @@
 //! Logs: lines on standard error, never with the body, key or signature of a message.
 
-use std::io::IsTerminal as _;
+use std::{io::IsTerminal as _, sync::OnceLock};
 
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::{filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use tracing_subscriber::{
+    Registry, filter::Targets, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
+};
+
+/// What lets the level of the process's log be changed, once there is a log.
+static LEVEL: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
 
 /// Checks a `logLevel`: levels, and `module=level`, joined by commas. The error ends the sentence "logLevel=X ...".
 pub fn check_level(text: &str) -> Result<(), String> {
@@ -29,6 +34,7 @@ fn parse(text: &str) -> Result<Targets, String> {
 pub fn start(level: &str, json: bool, no_color: bool) {
     let targets = parse(level).unwrap_or_else(|_| Targets::new().with_default(LevelFilter::INFO));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let (targets, level) = reload::Layer::new(targets);
     let registry = tracing_subscriber::registry().with(targets);
     let started = if json {
         registry.with(lines.json()).try_init()
@@ -37,7 +43,17 @@ pub fn start(level: &str, json: bool, no_color: bool) {
         registry.with(lines.with_ansi(color)).try_init()
     };
     // Only a second start in one process fails, and then the first is at work.
-    drop(started);
+    if started.is_ok() {
+        // Nobody else has started.
+        drop(LEVEL.set(level));
+    }
+}
+
+/// Changes the level of the log while the process runs, in the spelling of `logLevel`. The error says why not.
+pub fn change_level(level: &str) -> Result<(), String> {
+    let targets = parse(level).map_err(|why| format!("the level {why}"))?;
+    let handle = LEVEL.get().ok_or("this process writes no log, so that its level cannot be changed")?;
+    handle.reload(targets).map_err(|error| format!("the level was not changed: {error}"))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::{
     types::{GroupName, TopicName},
 };
 
-use super::{asks::Asks, config::Config, layers::Load, renew::Renewals, sessions::Sessions, status::Refusal};
+use super::{asks::Asks, config::Config, layers::Load, rates::Rates, renew::Renewals, sessions::Sessions, status::Refusal};
 
 pub struct Front {
     pub config: Config,
@@ -19,6 +19,7 @@ pub struct Front {
     pub asks: Asks,
     pub renewals: Renewals,
     pub load: Load,
+    pub rates: Rates,
     /// Cancelled when no new work is taken.
     pub draining: CancellationToken,
 }
@@ -30,6 +31,7 @@ impl Front {
             asks: Asks::default(),
             renewals: Renewals::new(config.renew.clone()),
             load: Load::default(),
+            rates: Rates::default(),
             draining: CancellationToken::new(),
             broker,
             config,

@@ -12,12 +12,15 @@
 //! sessions   what clients told about themselves, and their open Telemetry streams
 //! commands   what the server has to say to its clients over them
 //! renew      leases that the server keeps alive for push consumers
+//! admin      RocketMQ's own Admin service, which is served on the port of administration
 //! ```
 //!
 //! Business errors travel in the `status` field of an answer under gRPC OK. A gRPC error is only for what is not a
 //! RocketMQ matter, since clients take it for a broken server and rebuild their channels.
 
+mod about;
 mod addresses;
+mod admin;
 mod asks;
 mod commands;
 pub mod config;
@@ -26,6 +29,7 @@ mod front;
 mod health;
 mod layers;
 mod producers;
+mod rates;
 mod renew;
 mod rpc;
 mod server;

@@ -24,10 +24,12 @@ use crate::types::{Deadline, QueueOffset};
 
 use super::ranges::Ranges;
 
+mod backlog;
 mod reset;
 #[cfg(test)]
 mod tests;
 
+pub use backlog::Backlog;
 pub use reset::Issue;
 
 /// What is so about a message that is neither done nor untouched.

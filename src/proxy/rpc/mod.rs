@@ -32,22 +32,24 @@ pub struct Messaging {
 
 type Result<T> = std::result::Result<Response<T>, Status>;
 /// What a handler says.
-type Outcome<T> = std::result::Result<T, Refusal>;
+pub(in crate::proxy) type Outcome<T> = std::result::Result<T, Refusal>;
 
 /// An answer that can say no: every one of the API has a status.
-trait Answer: Default {
+pub(in crate::proxy) trait Answer: Default {
     fn status(&mut self) -> &mut Option<v2::Status>;
 }
 
 macro_rules! answers {
     ($($name:ident)*) => {$(
-        impl Answer for v2::$name {
+        impl $crate::proxy::rpc::Answer for v2::$name {
             fn status(&mut self) -> &mut Option<v2::Status> {
                 &mut self.status
             }
         }
     )*};
 }
+
+pub(in crate::proxy) use answers;
 
 answers! {
     QueryRouteResponse HeartbeatResponse SendMessageResponse QueryAssignmentResponse AckMessageResponse
@@ -57,7 +59,7 @@ answers! {
 }
 
 /// Errors travel in the answer's status.
-fn reply<T: Answer>(outcome: Outcome<T>) -> Result<T> {
+pub(in crate::proxy) fn reply<T: Answer>(outcome: Outcome<T>) -> Result<T> {
     let refused = |refusal: Refusal| {
         let mut answer = T::default();
         *answer.status() = Some(refusal.into());
@@ -113,7 +115,7 @@ impl MessagingService for Messaging {
     }
     async fn telemetry(&self, r: Request<tonic::Streaming<v2::TelemetryCommand>>) -> Result<telemetry::Commands> {
         let (call, inbound) = caller(r)?;
-        Ok(Response::new(telemetry::commands(self.front.clone(), call, inbound)))
+        Ok(Response::new(telemetry::commands(self.front.clone(), call, self.connection.peer.ip(), inbound)))
     }
     async fn send_message(&self, r: Request<v2::SendMessageRequest>) -> Result<v2::SendMessageResponse> {
         let (call, request) = open(r)?;

@@ -57,6 +57,7 @@ impl Messaging {
         if deliveries.is_empty() {
             return Err(Refusal::new(Code::MessageNotFound, "no new message"));
         }
+        self.front.rates.went_out(deliveries.len());
         call.permit.charge_answer(deliveries.iter().map(|d| d.message.body.len()).sum());
         let holder = Holder { client: call.client.clone(), group };
         if renewed {
