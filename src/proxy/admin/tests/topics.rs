@@ -61,7 +61,8 @@ async fn runtime_stats_count_messages_connections_and_clients() {
     let seconds = world.rig.machine.clock.now().as_micros() as f64 / 1e6;
     assert_eq!((stats.in_tps, stats.out_tps), (2.0 / seconds, 2.0 / seconds));
     assert_eq!((stats.consumers, stats.producers), (1, 0));
-    assert_eq!(stats.connections, 2);
+    // The producer has hung up, which may not be noticed yet.
+    assert!((1..=2).contains(&stats.connections), "{}", stats.connections);
     assert_eq!((stats.version.as_str(), stats.proxy_name.is_empty()), (env!("CARGO_PKG_VERSION"), false));
 }
 
