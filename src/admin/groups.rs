@@ -5,7 +5,7 @@ use tonic::Status;
 use crate::{
     broker::{Broker, Group, GroupChange, Progress, RetryPolicy},
     proto::admin as pb,
-    types::GroupName,
+    types::{GroupName, QueueId, QueueOffset, TopicName},
 };
 
 use super::{convert, status};
@@ -55,6 +55,27 @@ pub fn describe(broker: &Broker, request: &pb::DescribeGroupRequest) -> Result<p
     Ok(pb::DescribeGroupResponse { group: Some(convert::group(&group)), queues: queues.collect() })
 }
 
+/// A message as an operator names it.
+fn message_of(topic: &str, queue: u32, offset: u64) -> Result<(TopicName, QueueId, QueueOffset), Status> {
+    let topic = TopicName::parse_any(topic).map_err(|e| Status::invalid_argument(format!("topic {topic:?}: {e}")))?;
+    if offset > QueueOffset::MAX.get() {
+        return Err(Status::invalid_argument(format!("offset {offset} is larger than any")));
+    }
+    Ok((topic, QueueId(queue), QueueOffset::new(offset)))
+}
+
+pub async fn skip(broker: &Broker, request: &pb::SkipMessageRequest) -> Result<pb::SkipMessageResponse, Status> {
+    let (topic, queue, offset) = message_of(&request.topic, request.queue_id, request.offset)?;
+    let skipped = broker.skip(&name(&request.group)?, &topic, queue, offset).await;
+    Ok(pb::SkipMessageResponse { skipped: skipped.map_err(status::of_operate)? })
+}
+
+pub async fn park(broker: &Broker, request: &pb::ParkMessageRequest) -> Result<pb::ParkMessageResponse, Status> {
+    let (topic, queue, offset) = message_of(&request.topic, request.queue_id, request.offset)?;
+    let parked = broker.park(&name(&request.group)?, &topic, queue, offset).await;
+    Ok(pb::ParkMessageResponse { parked: parked.map_err(status::of_operate)? })
+}
+
 fn queue_progress(broker: &Broker, progress: Progress) -> pb::QueueProgress {
     let queue = broker.store().queue(&progress.topic, progress.queue);
     pb::QueueProgress {
@@ -65,5 +86,8 @@ fn queue_progress(broker: &Broker, progress: Progress) -> pb::QueueProgress {
         commit_offset: progress.commit.get(),
         in_flight: progress.in_flight,
         waiting_retry: progress.waiting_retry,
+        locked_groups: progress.locked.map_or(0, |locked| locked.lines),
+        blocked: progress.locked.map_or(0, |locked| locked.blocked),
+        oldest_blocking_offset: progress.locked.map(|locked| locked.oldest.get()),
     }
 }

@@ -176,6 +176,20 @@ impl admin_service_server::AdminService for Admin {
         Ok(Response::new(reset::answer(moved)))
     }
 
+    async fn skip_message(
+        &self,
+        request: Request<pb::SkipMessageRequest>,
+    ) -> Result<Response<pb::SkipMessageResponse>, Status> {
+        groups::skip(&self.broker, request.get_ref()).await.map(Response::new)
+    }
+
+    async fn park_message(
+        &self,
+        request: Request<pb::ParkMessageRequest>,
+    ) -> Result<Response<pb::ParkMessageResponse>, Status> {
+        groups::park(&self.broker, request.get_ref()).await.map(Response::new)
+    }
+
     async fn get_server_status(
         &self,
         _: Request<pb::GetServerStatusRequest>,

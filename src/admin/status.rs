@@ -3,7 +3,7 @@
 use tonic::{Code, Status};
 
 use crate::{
-    broker::{AdminError, OffsetError, Unconfirmed},
+    broker::{AdminError, OffsetError, OperateError, SettleError, Unconfirmed},
     types::{GroupName, TopicName},
 };
 
@@ -37,6 +37,26 @@ pub fn of_reset(error: OffsetError) -> Status {
         }
     };
     Status::new(code, error.to_string())
+}
+
+/// A refusal of what an operator does to a message.
+pub fn of_operate(error: OperateError) -> Status {
+    let (code, cure) = match &error {
+        OperateError::NoQueue { .. } => (Code::NotFound, "`ferromq topic describe` shows its queues"),
+        OperateError::NoMessage { .. } => (Code::NotFound, "`ferromq group describe` shows what holds up others"),
+        OperateError::Settle(SettleError::TopicNotFound(_)) => {
+            (Code::NotFound, "`ferromq topic list` shows what there is")
+        }
+        OperateError::Settle(SettleError::GroupNotFound(_)) => {
+            (Code::NotFound, "`ferromq group list` shows what there is")
+        }
+        OperateError::Settle(SettleError::Invalid) => (Code::NotFound, "its message is not stored any more"),
+        OperateError::Settle(SettleError::Unconfirmed(Unconfirmed::Late { .. })) => {
+            (Code::DeadlineExceeded, "`ferromq group describe` shows what holds now")
+        }
+        OperateError::Settle(_) => (Code::Unavailable, "the message is as it was; see to the store directory's disk"),
+    };
+    Status::new(code, format!("{error}; {cure}"))
 }
 
 fn of(error: AdminError, conflict: Code) -> Status {

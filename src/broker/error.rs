@@ -209,6 +209,17 @@ impl From<Unconfirmed> for ProduceError {
     }
 }
 
+/// Why an operator could not settle a message.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum OperateError {
+    #[error("topic {topic} has {queues} queues, from 0 on, so there is no queue {queue}")]
+    NoQueue { topic: TopicName, queue: QueueId, queues: usize },
+    #[error("queue {queue} of topic {topic} has no message {offset}; it has {min} up to but not including {max}")]
+    NoMessage { topic: TopicName, queue: QueueId, offset: QueueOffset, min: QueueOffset, max: QueueOffset },
+    #[error(transparent)]
+    Settle(#[from] SettleError),
+}
+
 /// Why a topic or group was not made, changed or deleted.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum AdminError {

@@ -38,11 +38,13 @@ use std::sync::Arc;
 pub use clients::Role;
 pub use config::Config;
 pub use delay::{DEFAULT_LEVELS, Lateness, PendingTimer, RecallError, parse_levels};
-pub use error::{AdminError, EndError, OffsetError, ProduceError, PullError, SettleError, TakeError, Unconfirmed};
+pub use error::{
+    AdminError, EndError, OffsetError, OperateError, ProduceError, PullError, SettleError, TakeError, Unconfirmed,
+};
 pub use filter::{Filter, FilterError};
 pub use look::{Browse, Cursor, LookError, Page, QueueLag, QueueSpan};
 pub use metadata::{Group, GroupChange, RetryPolicy, Topic, TopicChange};
-pub use pop::{Backlog, Delivery, Moved, Position, Progress, Receipt, Take};
+pub use pop::{AttemptId, Backlog, Delivery, Locked, Moved, Position, Progress, Receipt, Take};
 pub use produce::{Draft, Produced};
 pub use pull::{Pull, Pulled};
 pub use resend::{DeadLetter, DeadLetters, ResendError, Resent};

@@ -22,13 +22,13 @@ Examples:
   ferromq group create billing --fifo --max-attempts 16
   ferromq group update billing --retry-after 1s,10s,1m
   ferromq group describe billing
-  ferromq group reset billing --topic orders --to 2026-01-31T08:00:00Z --dry-run")]
+  ferromq group reset billing --topic orders --to 2026-01-31T08:00:00Z --dry-run
+  ferromq group park billing --topic orders --queue 3 --offset 1042")]
 pub enum Verb {
     /// Create a group; succeeds when the same one exists already.
     Create {
         name: String,
-        /// For ordered consumption. Not served yet: messages are stored in order, and delivered without waiting for each
-        /// other.
+        /// Ordered consumption: each message group comes in order, one message at a time.
         #[arg(long)]
         fifo: bool,
         /// Deliveries of one message before it goes to the dead-letter topic, the first included; 1 to 1000.
@@ -77,6 +77,34 @@ pub enum Verb {
         #[command(flatten)]
         admin: AdminArgs,
     },
+    /// Count a message as consumed, so that what waits behind it in its message group is delivered.
+    Skip {
+        name: String,
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+    /// Move a message to the group's dead-letter topic now, so that what waits behind it is delivered.
+    Park {
+        name: String,
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+}
+
+/// One message.
+#[derive(clap::Args, Debug)]
+pub struct Place {
+    #[arg(long)]
+    topic: String,
+    #[arg(long, value_name = "ID")]
+    queue: u32,
+    /// As `ferromq group describe` shows it.
+    #[arg(long, value_name = "N")]
+    offset: u64,
 }
 
 fn parse_delay(text: &str) -> Result<Duration, String> {
@@ -98,6 +126,8 @@ impl Verb {
             Self::Reset(args) => args.run().await,
             Self::List { admin } => list(&admin).await,
             Self::Describe { name, admin } => describe(name, &admin).await,
+            Self::Skip { name, place, admin } => skip(name, place, &admin).await,
+            Self::Park { name, place, admin } => park(name, place, &admin).await,
         }?;
         Ok(ExitCode::SUCCESS)
     }
@@ -169,9 +199,34 @@ async fn describe(name: String, admin: &AdminArgs) -> anyhow::Result<()> {
     }
     output::table(&HEAD, vec![row(&group)])?;
     output::line("")?;
-    let head = ["TOPIC", "QUEUE", "COMMIT", "MAX", "LAG", "IN FLIGHT", "WAITING RETRY"];
-    output::table(&head, answer.queues.iter().map(progress_row).collect())?;
+    let plain = ["TOPIC", "QUEUE", "COMMIT", "MAX", "LAG", "IN FLIGHT", "WAITING RETRY"];
+    let order = ["LOCKED GROUPS", "BLOCKED", "OLDEST BLOCKING"];
+    let head: Vec<&str> = plain.into_iter().chain(order.into_iter().filter(|_| group.fifo)).collect();
+    output::table(&head, answer.queues.iter().map(|queue| progress_row(queue, group.fifo)).collect())?;
     Ok(())
+}
+
+async fn skip(group: String, place: Place, admin: &AdminArgs) -> anyhow::Result<()> {
+    let Place { topic, queue, offset } = place;
+    let request = pb::SkipMessageRequest { group, topic: topic.clone(), queue_id: queue, offset };
+    let skipped = admin.connect().await?.skip_message(request).await.map_err(refused)?.into_inner().skipped;
+    say(admin, "skipped", skipped, &Place { topic, queue, offset })
+}
+
+async fn park(group: String, place: Place, admin: &AdminArgs) -> anyhow::Result<()> {
+    let Place { topic, queue, offset } = place;
+    let request = pb::ParkMessageRequest { group, topic: topic.clone(), queue_id: queue, offset };
+    let parked = admin.connect().await?.park_message(request).await.map_err(refused)?.into_inner().parked;
+    say(admin, "parked", parked, &Place { topic, queue, offset })
+}
+
+fn say(admin: &AdminArgs, what: &str, so: bool, place: &Place) -> anyhow::Result<()> {
+    let Place { topic, queue, offset } = place;
+    if admin.json {
+        return Ok(output::json(&json!({ "topic": topic, "queue": queue, "offset": offset, what: so }))?);
+    }
+    let how = if so { what } else { "was done already" };
+    Ok(output::line(&format!("message {offset} of queue {queue} of topic {topic} {how}"))?)
 }
 
 const HEAD: [&str; 5] = ["GROUP", "FIFO", "MAX ATTEMPTS", "RETRY AFTER", "CONSUME ENABLED"];
@@ -202,15 +257,19 @@ fn lag(queue: &pb::QueueProgress) -> u64 {
     queue.max_offset.saturating_sub(queue.commit_offset)
 }
 
-fn progress_row(queue: &pb::QueueProgress) -> Vec<String> {
+fn progress_row(queue: &pb::QueueProgress, fifo: bool) -> Vec<String> {
     let numbers = [queue.commit_offset, queue.max_offset, lag(queue), queue.in_flight, queue.waiting_retry];
     let mut row = vec![queue.topic.clone(), queue.queue_id.to_string()];
     row.extend(numbers.map(|n| n.to_string()));
+    if fifo {
+        let oldest = queue.oldest_blocking_offset.map_or_else(|| "-".to_owned(), |offset| offset.to_string());
+        row.extend([queue.locked_groups.to_string(), queue.blocked.to_string(), oldest]);
+    }
     row
 }
 
 fn progress_json(queue: &pb::QueueProgress) -> Value {
-    json!({
+    let mut progress = json!({
         "topic": queue.topic,
         "queue": queue.queue_id,
         "min": queue.min_offset,
@@ -219,7 +278,13 @@ fn progress_json(queue: &pb::QueueProgress) -> Value {
         "lag": lag(queue),
         "inFlight": queue.in_flight,
         "waitingRetry": queue.waiting_retry,
-    })
+    });
+    if let Some(oldest) = queue.oldest_blocking_offset {
+        progress["lockedGroups"] = queue.locked_groups.into();
+        progress["blocked"] = queue.blocked.into();
+        progress["oldestBlocking"] = oldest.into();
+    }
+    progress
 }
 
 fn millis(wire: Option<&prost_types::Duration>) -> i64 {

@@ -91,7 +91,7 @@ const NOT_SERVED: [&str; 22] = [
 
 /// Keys that tune something which does not exist here (`MessageStoreConfig`, `BrokerConfig`, `ProxyConfig`,
 /// `NettyServerConfig`), beyond those that [`NO_EFFECT_ENDINGS`] and [`NO_EFFECT_STARTS`] tell.
-const NO_EFFECT: [&str; 129] = [
+const NO_EFFECT: [&str; 128] = [
     "accessMessageInMemoryHotRatio",
     "accessMessageInMemoryMaxRatio",
     "accountStatsEnable",
@@ -201,7 +201,6 @@ const NO_EFFECT: [&str; 129] = [
     "storePathConsumeQueue",
     "storePathIndex",
     "storeCheckpoint",
-    "enablePropertyFilter",
     "timerWheelEnable",
     "timerPrecisionMs",
     "timerFlushIntervalMs",

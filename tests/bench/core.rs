@@ -220,6 +220,7 @@ impl Consumer {
             max: BATCH,
             invisible: Duration::from_secs(600),
             until: Deadline::default(),
+            attempt_id: None,
         };
         let taken = self.runtime.block_on(self.broker.take(take)).expect("a group that is made at once");
         assert_eq!(taken.len(), BATCH);

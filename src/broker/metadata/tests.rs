@@ -488,6 +488,7 @@ async fn take(broker: &Broker, name: &TopicName, max: usize) -> Vec<crate::broke
         max,
         invisible: std::time::Duration::from_secs(60),
         until: broker.clock().now(),
+        attempt_id: None,
     };
     broker.take(take).await.unwrap()
 }

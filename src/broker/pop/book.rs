@@ -22,9 +22,13 @@ use std::{
 
 use crate::types::{Deadline, QueueOffset};
 
-use super::ranges::Ranges;
+use super::{
+    lines::{First, Lines},
+    ranges::Ranges,
+};
 
 mod backlog;
+mod in_order;
 mod reset;
 #[cfg(test)]
 mod tests;
@@ -123,6 +127,8 @@ pub struct Book {
     nonce: u32,
     /// The last receipt that a reset made void, with all before it.
     void: Issue,
+    /// While the group is FIFO.
+    lines: Option<Box<Lines>>,
 }
 
 impl Book {
@@ -139,6 +145,7 @@ impl Book {
             doomed: BTreeSet::new(),
             nonce: 0,
             void: Issue::default(),
+            lines: None,
         }
     }
 
@@ -199,9 +206,12 @@ impl Book {
         offset >= self.touched || !(self.is_done(offset) || self.exceptions.contains_key(&offset))
     }
 
-    /// The message whose next attempt has been due the longest.
+    /// The message whose next attempt has been due the longest, of those that order lets through.
     pub fn ready(&self, now: Deadline) -> Option<(QueueOffset, u32)> {
-        let (due, offset) = *self.retries.first()?;
+        let (due, offset) = match self.order() {
+            Some(lines) => lines.retry()?,
+            None => *self.retries.first()?,
+        };
         match self.exceptions.get(&offset) {
             Some(Exception::Waiting { attempt, .. }) if due <= now => Some((offset, *attempt)),
             _ => None,
@@ -293,6 +303,11 @@ impl Book {
 
     /// Marks a range as done.
     pub fn done(&mut self, range: Range<QueueOffset>) {
+        self.mark_done(range.clone());
+        self.lines_move_on(range);
+    }
+
+    fn mark_done(&mut self, range: Range<QueueOffset>) {
         let range = range.start.max(self.commit)..range.end;
         if range.is_empty() {
             return;
@@ -390,7 +405,7 @@ impl Book {
         let lease = self.leases.first().map(|(at, _)| *at);
         let doom = self.doomed.first().map(|(at, _)| *at);
         let retry = self.retries.range((now, QueueOffset::MAX)..).find(|(due, _)| *due > now).map(|(at, _)| *at);
-        [lease, doom, retry].into_iter().flatten().min()
+        [lease, doom, retry, self.next_look_at_log(now)].into_iter().flatten().min()
     }
 
     // Restoring.
@@ -412,6 +427,7 @@ impl Book {
         for (offset, exception) in &beyond {
             self.untime(*offset, exception);
         }
+        self.lines = None;
         let cut = !beyond.is_empty() || self.commit > end || self.done.end().is_some_and(|last| last > end);
         self.done.truncate(end);
         self.commit = self.commit.min(end);
@@ -431,18 +447,25 @@ impl Book {
             Timed::Not => true,
         };
         self.touched = self.touched.max(offset.plus(1));
+        self.tell_lines(offset, First::of(Some(&exception)));
     }
 
     fn forget(&mut self, offset: QueueOffset) {
         if let Some(old) = self.exceptions.remove(&offset) {
             self.untime(offset, &old);
+            self.tell_lines(offset, First::Done);
         }
     }
 
     fn untime(&mut self, offset: QueueOffset, old: &Exception) {
         match old.timed() {
             Timed::Lease(at) => self.leases.remove(&(at, offset)),
-            Timed::Retry(at) => self.retries.remove(&(at, offset)),
+            Timed::Retry(at) => {
+                if let Some(lines) = &mut self.lines {
+                    lines.no_retry(at, offset);
+                }
+                self.retries.remove(&(at, offset))
+            }
             Timed::Doom(at) => self.doomed.remove(&(at, offset)),
             Timed::Not => true,
         };

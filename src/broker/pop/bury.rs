@@ -12,6 +12,7 @@ use crate::{
 };
 
 use super::{Broker, Pages, QueueBook, SettleError};
+use crate::broker::long_poll::Cause;
 
 /// Messages that wait to be moved at most; what is doomed beyond waits in its book.
 pub const WAITING_MAX: usize = 16_384;
@@ -104,8 +105,15 @@ impl Broker {
         let (topic, group, queue) = (&book.owner.topic, &book.owner.group, book.queue_id);
         // A full disk fails all of them alike: said once for each book and go.
         let mut later: Option<SettleError> = None;
+        let mut safe_at = None;
         for offset in &doomed.offsets {
-            let Err(error) = self.dead_letter(book, *offset, |book| book.is_moving(*offset)) else { continue };
+            let error = match self.dead_letter(book, *offset, |book| book.is_moving(*offset)) {
+                Ok(end) => {
+                    safe_at = Some(end);
+                    continue;
+                }
+                Err(error) => error,
+            };
             if matches!(error, SettleError::Expired) {
                 // Somebody else has settled it, or the group was reset and it is a message like any other again.
                 continue;
@@ -121,8 +129,15 @@ impl Broker {
                     pages.book.done(*offset..offset.plus(1));
                     self.inner.pop.schedule.count(&mut pages);
                     self.inner.pop.touch();
+                    drop(pages);
+                    book.owner.line.wake(Cause::Any);
                 }
             }
+        }
+        if let Some(end) = safe_at.filter(|_| book.open().book.keeps_order()) {
+            // A poisoned store ends the process anyway.
+            let _ = self.inner.store.committed_blocking(end);
+            self.release(book);
         }
         if let Some(error) = later {
             tracing::warn!(%topic, %group, %queue, %error, "could not dead-letter messages, trying again");

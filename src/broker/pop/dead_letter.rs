@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-use super::{AdminError, Book, Broker, QueueBook, Receipt, SettleError, What};
+use super::{AdminError, Book, Broker, QueueBook, Receipt, SettleError, What, in_order::Release};
 use crate::broker::long_poll::Cause;
 
 impl Broker {
@@ -31,6 +31,7 @@ impl Broker {
         let books = subscription.books();
         let book = Arc::clone(books.get(receipt.queue.0 as usize).ok_or(SettleError::Invalid)?);
         let (broker, offset, issue) = (self.clone(), receipt.offset, receipt.issue());
+        let _release = Release { broker: self.clone(), books: vec![Arc::clone(&book)] };
         let at = PhysicalOffset::ZERO;
         let still = move |book: &Book| !book.is_void(issue);
         let moved = self.off_the_runtime(move || broker.dead_letter(&book, offset, still)).await;
@@ -78,7 +79,7 @@ impl Broker {
         }
         let end = self.append_copy(book, offset, &topic, &message)?;
         inner.pop.touch();
-        pages.book.done(offset..offset.plus(1));
+        pages.book.done_at(offset..offset.plus(1), end);
         inner.pop.schedule.count(&mut pages);
         drop(pages);
         owner.line.wake(Cause::Any);

@@ -7,6 +7,8 @@
 //! - [`reset`]: a group goes on from elsewhere.
 //! - [`settle`]: ack, change of the invisible time, renewal; [`dead_letter`]: the way out after the last attempt.
 //! - [`revive`]: leases that run out; [`bury`]: what had its attempts moves to the dead-letter topic.
+//! - [`lines`], [`in_order`]: the order of message groups, for FIFO groups; [`attempts`]: polls that are repeated.
+//! - [`operate`]: what an operator does to a message that locks its line.
 //! - [`own`]: what the broker itself consumes of its own topics.
 //! - [`settle_record`], [`log`](self::log): what is written of all this; [`snapshot`], [`restore`]: how it comes back.
 //!
@@ -17,11 +19,16 @@
 //! Within a run all leases and invisible times are monotonic. On disk they are wall-clock times with the original length
 //! beside them, so that a stepped clock can shorten a wait across a restart but never make it longer.
 
+mod attempts;
 mod book;
 mod bury;
 mod codec;
 mod dead_letter;
+mod faults;
+mod in_order;
+mod lines;
 mod log;
+mod operate;
 mod own;
 mod ranges;
 mod receipt;
@@ -38,6 +45,7 @@ mod take;
 mod tests;
 
 use std::{
+    hash::RandomState,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -48,7 +56,9 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
+pub use attempts::AttemptId;
 pub use book::Backlog;
+pub use lines::Locked;
 pub use receipt::Receipt;
 pub use reset::{Moved, Position};
 
@@ -57,6 +67,7 @@ pub(super) use self::own::{Tried, Undone};
 pub(super) use self::settle_record::{Entry, Record, Retry, What};
 pub(super) use self::subscription::{QueueBook, TooManyBooks};
 use self::{
+    attempts::Attempts,
     book::Book,
     bury::Burials,
     log::{Run, SettleLog},
@@ -91,6 +102,8 @@ pub struct Take {
     pub invisible: Duration,
     /// Until when the poll waits for something to deliver; not at all when it has passed.
     pub until: Deadline,
+    /// By which a consumer of a FIFO group says that this is the poll whose answer it did not get.
+    pub attempt_id: Option<AttemptId>,
 }
 
 /// A message on its way to a consumer.
@@ -110,6 +123,8 @@ pub struct Progress {
     pub commit: QueueOffset,
     pub in_flight: u64,
     pub waiting_retry: u64,
+    /// Of a FIFO group.
+    pub locked: Option<Locked>,
 }
 
 /// All that the broker knows about consumption.
@@ -124,6 +139,9 @@ pub(super) struct Pop {
     snapshots: Mutex<snapshot::Last>,
     /// Something is so that the last snapshot does not say.
     changed: AtomicBool,
+    attempts: Attempts,
+    /// Makes lines of message groups.
+    hasher: RandomState,
 }
 
 impl Pop {
@@ -144,6 +162,8 @@ impl Pop {
             cold_reads: Arc::new(Semaphore::new(COLD_READS_MAX)),
             snapshots: Mutex::default(),
             changed: AtomicBool::new(true),
+            attempts: Attempts::default(),
+            hasher: RandomState::new(),
         };
         let must_be_saved = restored.lost_its_tail;
         restored.install(&pop, store);
@@ -309,6 +329,7 @@ impl Broker {
     /// A group's progress on every queue that it has a book of, by topic and queue.
     pub fn progress(&self, group: &GroupName) -> Vec<Progress> {
         let mut all = Vec::new();
+        let fifo = self.group(group.as_str()).is_some_and(|group| group.fifo);
         for subscription in self.inner.pop.subscriptions.list(Some(group)) {
             for book in subscription.books().iter() {
                 let pages = book.open();
@@ -318,6 +339,7 @@ impl Broker {
                     commit: pages.book.commit(),
                     in_flight: pages.book.in_flight() as u64,
                     waiting_retry: pages.book.waiting() as u64,
+                    locked: pages.book.locked().filter(|_| fifo),
                 });
             }
         }

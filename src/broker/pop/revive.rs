@@ -62,13 +62,14 @@ impl Broker {
         if pages.forgotten {
             return;
         }
+        pages.book.release(self.inner.store.watermarks().dispatched);
         let failed = pages.book.expire(now, max_attempts, EXPIRED_PER_TURN);
         if !failed.is_empty() {
             pop.touch();
             self.record_failed(book, &failed);
         }
         self.doom(book, &mut pages, now, max_attempts);
-        let ready = pages.book.ready(now).is_some();
+        let ready = pages.book.has_moved() | pages.book.ready(now).is_some();
         pop.schedule.bring_forward(book, &mut pages, now);
         drop(pages);
         if ready {

@@ -12,6 +12,7 @@ use crate::types::{Deadline, GroupName, PhysicalOffset, QueueId, QueueOffset, To
 use super::{
     Broker, Pages, QueueBook, Receipt, SettleError, Subscription, What,
     book::{Claim, ClaimedRun, Verdict},
+    in_order::Release,
     receipt::Terms,
     settle_record::Retry,
 };
@@ -48,20 +49,21 @@ impl Broker {
             Err(SettleError::Invalid) => return Ok(receipts.iter().map(|_| Err(SettleError::Invalid)).collect()),
             other => other?,
         };
-        let (results, end) = self.ack_unsynced(&subscription, receipts)?;
+        let (results, end, ordered) = self.ack_unsynced(&subscription, receipts)?;
+        let _release = (!ordered.is_empty()).then(|| Release { broker: self.clone(), books: ordered });
         if let Some(end) = end {
             self.confirmed(end).await?;
         }
         Ok(results)
     }
 
-    /// The results, and up to where the log must be safe before they may be told.
+    /// The results, up to where the log must be safe before they may be told, and books whose lines move on then.
     #[expect(clippy::type_complexity, reason = "the results are the contract's, the end goes with them")]
     fn ack_unsynced(
         &self,
         subscription: &Subscription,
         receipts: &[Receipt],
-    ) -> Result<(Vec<Result<(), SettleError>>, Option<PhysicalOffset>), SettleError> {
+    ) -> Result<(Vec<Result<(), SettleError>>, Option<PhysicalOffset>, Vec<Arc<QueueBook>>), SettleError> {
         let pop = &self.inner.pop;
         let books = subscription.books();
         let mut opened = Opened::open(&books, receipts.iter().map(Receipt::queue).collect());
@@ -80,28 +82,32 @@ impl Broker {
             }
             results.push(verdict.map(|_| ()));
         }
-        let mut end = None;
+        let (mut end, mut ordered) = (None, Vec::new());
         if !done.is_empty() {
             let queues = ranges_by_queue(done);
-            end = Some(pop.log.append(&subscription.owner, What::Done(queues.clone()))?);
+            let safe_at = pop.log.append(&subscription.owner, What::Done(queues.clone()))?;
+            end = Some(safe_at);
             pop.touch();
-            let mut was_full = false;
+            let mut moved = false;
             for (queue, ranges) in queues {
-                if let Some((_, pages)) = opened.find(queue) {
-                    was_full |= self.has_no_room(pages);
-                    ranges.into_iter().for_each(|range| pages.book.done(range));
+                if let Some((book, pages)) = opened.find(queue) {
+                    moved |= self.has_no_room(pages);
+                    ranges.into_iter().for_each(|range| pages.book.done_at(range, safe_at));
+                    if pages.book.keeps_order() {
+                        ordered.push(Arc::clone(book));
+                    }
                     pop.schedule.count(pages);
                 }
             }
             drop(opened);
-            if was_full {
+            if moved {
                 subscription.owner.line.wake(Cause::Any);
             }
         } else if repeated {
             // The first ack of it may still be on its way to the disk.
             end = Some(self.inner.store.end());
         }
-        Ok((results, end))
+        Ok((results, end, ordered))
     }
 
     /// Ends the lease and starts one of `invisible` from now; the message comes again, as the next attempt, when that
@@ -134,6 +140,9 @@ impl Broker {
         if self.judge(subscription, book, &pages, receipt)? != Verdict::Live {
             return Err(SettleError::Expired);
         }
+        // Before it is in flight: what a FIFO group holds by a receipt of an earlier run has its place in its line, and is
+        // nothing from before order began.
+        pages.book.keep_order(self.group(owner.group.as_str()).is_some_and(|group| group.fifo), || inner.store.end());
         let now = inner.clock.now();
         let until = now.plus(invisible);
         let (queue, offset, next_attempt) = (receipt.queue, receipt.offset, receipt.attempt.saturating_add(1));
@@ -155,6 +164,24 @@ impl Broker {
         let attempt = receipt.attempt;
         let terms = Terms { run: pop.run.id, queue, offset, attempt, nonce, until: pop.run.wall_of(until) };
         Ok((Receipt::seal(&owner.topic, &owner.group, terms), end))
+    }
+
+    /// Takes back a delivery that nobody will see: the message comes again at once, as the same attempt. Nothing happens
+    /// when it was settled, has expired or was delivered anew. Not written down: a crash forgets deliveries.
+    pub fn give_back(&self, topic: &TopicName, group: &GroupName, receipt: &Receipt) {
+        let pop = &self.inner.pop;
+        let Some(subscription) = pop.subscriptions.get(topic, group) else { return };
+        if receipt.run != pop.run.id || !receipt.is_sealed_for(topic, group) {
+            return;
+        }
+        let books = subscription.books();
+        let Some(book) = books.get(receipt.queue.0 as usize) else { return };
+        let now = self.inner.clock.now();
+        let mut pages = book.open();
+        pages.book.give_back(receipt.offset, receipt.nonce, now);
+        pop.schedule.bring_forward(book, &mut pages, now);
+        drop(pages);
+        subscription.owner.line.wake(Cause::Any);
     }
 
     /// Moves the end of a live lease to `invisible` from now; the receipt stays valid. Not written down: a crash forgets

@@ -11,7 +11,7 @@
 //! | 4 forget topic | topic |
 //! | 5 forget group | group |
 //! | 6 reset | topic, group, count, for each: queue, offset, run and nonce of the last receipt that is void |
-//! | 8 forget subscription | topic, group |
+//! | 7 forget subscription | topic, group |
 //!
 //! Replaying a record twice, or replaying it onto a book that already knows it and later ones, and then the later ones
 //! again, gives the same book: done is final, the last retry of an offset wins, a start counts only for a book that is
@@ -100,7 +100,7 @@ impl Entry {
                 w.text(group.as_str());
             }
             Self::ForgetSubscription(topic, group) => {
-                w.byte(8);
+                w.byte(7);
                 w.text(topic.as_str());
                 w.text(group.as_str());
             }
@@ -117,7 +117,7 @@ impl Entry {
         let entry = match r.byte()? {
             4 => Self::ForgetTopic(r.topic()?),
             5 => Self::ForgetGroup(r.group()?),
-            8 => Self::ForgetSubscription(r.topic()?, r.group()?),
+            7 => Self::ForgetSubscription(r.topic()?, r.group()?),
             kind => {
                 let (topic, group) = (r.topic()?, r.group()?);
                 Self::Record(Record { topic, group, what: What::decode(kind, &mut r)? })

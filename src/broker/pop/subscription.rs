@@ -70,6 +70,11 @@ impl Subscription {
         Arc::clone(&self.books.read())
     }
 
+    /// What [`Subscription::next_turn`] says next, unless another poll is faster.
+    pub fn turn(&self) -> usize {
+        self.turn.load(Ordering::Relaxed)
+    }
+
     /// The queue to begin with: another one each time.
     pub fn next_turn(&self) -> usize {
         self.turn.fetch_add(1, Ordering::Relaxed)

@@ -7,7 +7,10 @@ use crate::{
     types::{Deadline, GroupName, PhysicalOffset, QueueOffset, StoredMessage, TopicName},
 };
 
-use super::{Broker, Delivery, Filter, Pages, QueueBook, Receipt, Subscription, Take, TakeError, receipt::Terms};
+use super::{
+    Book, Broker, Delivery, Filter, Pages, QueueBook, Receipt, Subscription, Take, TakeError, in_order::Learnt,
+    receipt::Terms,
+};
 use crate::broker::{
     Group, Topic,
     filter::{LOOK_MIN, UNWANTED_MAX},
@@ -15,7 +18,7 @@ use crate::broker::{
 };
 
 /// Messages that one take answers at most. RocketMQ's limit for a pop.
-const BATCH_MAX: usize = 32;
+pub(super) const BATCH_MAX: usize = 32;
 /// Bytes of log records that one take answers, unless the first message alone is larger.
 const BATCH_BYTES_MAX: u64 = 8 << 20;
 /// Entries that are looked at before other tasks of the thread get a turn: about a millisecond.
@@ -26,14 +29,14 @@ const SCAN_CHUNK: usize = 256;
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// A message that is booked and not yet in the hands of a consumer.
-struct Booked {
+pub(super) struct Booked {
     /// Index in the subscription's books.
-    book: usize,
-    offset: QueueOffset,
-    attempt: u32,
-    nonce: u32,
-    physical: PhysicalOffset,
-    size: u32,
+    pub book: usize,
+    pub offset: QueueOffset,
+    pub attempt: u32,
+    pub nonce: u32,
+    pub physical: PhysicalOffset,
+    pub size: u32,
 }
 
 /// What one walk over the queues booked. Dropped, it gives back what it still holds.
@@ -57,17 +60,18 @@ impl Drop for Batch {
 }
 
 /// The limits of one walk.
-struct Walk<'a> {
-    filter: &'a Filter,
+pub(super) struct Walk<'a> {
+    pub filter: &'a Filter,
     max: usize,
     bytes_left: u64,
-    scans_left: usize,
+    pub scans_left: usize,
     in_flight_max: usize,
     /// All books together have room for more.
     takes_fresh: bool,
     max_attempts: u32,
     now: Deadline,
-    until: Deadline,
+    pub until: Deadline,
+    fifo: bool,
 }
 
 impl Broker {
@@ -80,12 +84,16 @@ impl Broker {
             let (topic, group) = self.may_take(&take.topic, &take.group).await?;
             let subscription = self.subscription(&topic, &group.name)?;
             let line = &subscription.owner.line;
+            if let Some(again) = self.repeated(&subscription, &group, &take).await? {
+                return Ok(again);
+            }
             let (found, more) = self.look(&subscription, &group, &take).await?;
             if let Some(seat) = &seat {
                 seat.looked();
             }
             if more || !found.is_empty() {
                 drop(seat);
+                self.remember(&subscription, &group, &take, &found);
                 if more {
                     line.wake(Cause::Any);
                 }
@@ -159,8 +167,15 @@ impl Broker {
     ) -> Result<(Vec<Delivery>, bool), TakeError> {
         let (mut unwanted, mut ends) = (0, None);
         loop {
+            let learnt = match group.fifo {
+                true => self.learn(subscription, take).await,
+                false => Learnt::default(),
+            };
             let batch = self.walk(subscription, group, take)?;
-            let (tired, more, booked) = (batch.tired, batch.more, batch.booked.len());
+            let (tired, more, booked) = (batch.tired || learnt.tired, batch.more, batch.booked.len());
+            if let Some(error) = learnt.failure.filter(|_| booked == 0) {
+                return Err(error.into());
+            }
             if booked > 0 {
                 let deliveries = self.read(batch, &take.filter).await?;
                 if !deliveries.is_empty() {
@@ -202,21 +217,15 @@ impl Broker {
             max_attempts: group.max_attempts(),
             now,
             until: now.plus(take.invisible),
+            fifo: group.fifo,
         };
         let books = subscription.books();
-        let mut batch = Batch {
-            broker: self.clone(),
-            subscription: Arc::clone(subscription),
-            books: Arc::clone(&books),
-            booked: Vec::new(),
-            until: walk.until,
-            more: false,
-            tired: false,
-        };
+        let mut batch = Batch::of(self, subscription, &books, walk.until);
         let first = subscription.next_turn();
         for index in (0..books.len()).map(|n| first.wrapping_add(n) % books.len()) {
             let book = &books[index];
             let mut pages = book.open();
+            pages.book.keep_order(group.fifo, || inner.store.end());
             let visited = walk.visit(book, &mut pages, index, &mut batch.booked);
             inner.pop.schedule.bring_forward(book, &mut pages, now);
             drop(pages);
@@ -241,7 +250,7 @@ impl Broker {
     }
 
     /// Reads what was booked; what turns out not to be for this consumer is passed over.
-    async fn read(&self, mut batch: Batch, filter: &Filter) -> Result<Vec<Delivery>, TakeError> {
+    pub(super) async fn read(&self, mut batch: Batch, filter: &Filter) -> Result<Vec<Delivery>, TakeError> {
         let store = &self.inner.store;
         let messages = if batch.booked.iter().any(|booked| store.is_cold(booked.physical)) {
             self.read_cold(&batch.booked).await?
@@ -303,6 +312,24 @@ impl Broker {
 }
 
 impl Batch {
+    pub fn of(
+        broker: &Broker,
+        subscription: &Arc<Subscription>,
+        books: &Arc<[Arc<QueueBook>]>,
+        until: Deadline,
+    ) -> Self {
+        let (subscription, books) = (Arc::clone(subscription), Arc::clone(books));
+        Self { broker: broker.clone(), subscription, books, booked: Vec::new(), until, more: false, tired: false }
+    }
+
+    pub fn book(&mut self, booked: Booked) {
+        self.booked.push(booked);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.booked.is_empty()
+    }
+
     fn delivery(&self, booked: &Booked, message: StoredMessage) -> Delivery {
         let run = &self.broker.inner.pop.run;
         let terms = Terms {
@@ -318,8 +345,14 @@ impl Batch {
     }
 
     fn pass(&self, passed: &[Booked]) {
+        let mut moved = false;
         for booked in passed {
-            self.books[booked.book].open().book.pass_delivery(booked.offset, booked.nonce);
+            let mut pages = self.books[booked.book].open();
+            pages.book.pass_delivery(booked.offset, booked.nonce);
+            moved |= pages.book.has_moved();
+        }
+        if moved {
+            self.subscription.owner.line.wake(Cause::Any);
         }
         if !passed.is_empty() {
             self.broker.inner.pop.touch();
@@ -342,7 +375,7 @@ impl Batch {
 }
 
 impl Walk<'_> {
-    fn is_full(&self, booked: &[Booked]) -> bool {
+    pub fn is_full(&self, booked: &[Booked]) -> bool {
         booked.len() >= self.max || self.bytes_left == 0
     }
 
@@ -357,7 +390,10 @@ impl Walk<'_> {
             return Ok(());
         }
         self.retries(book, pages, index, out)?;
-        self.fresh(book, pages, index, out)
+        match self.fifo {
+            true => self.first_of_lines(book, pages, index, out),
+            false => self.fresh(book, pages, index, out),
+        }
     }
 
     /// What is due again, longest due first.
@@ -410,8 +446,8 @@ impl Walk<'_> {
         let end = book.queue.max();
         loop {
             let mut expected = pages.next();
-            let room = self.in_flight_max.saturating_sub(pages.in_flight().max(pages.waiting()));
-            if expected >= end || !self.takes_fresh || self.is_full(out) || self.scans_left == 0 || room == 0 {
+            let room = self.room(pages);
+            if expected >= end || self.is_full(out) || self.scans_left == 0 || room == 0 {
                 return Ok(());
             }
             let chunk = match self.filter {
@@ -445,8 +481,13 @@ impl Walk<'_> {
         }
     }
 
+    /// Messages that may be delivered for the first time.
+    pub fn room(&self, book: &Book) -> usize {
+        if self.takes_fresh { self.in_flight_max.saturating_sub(book.in_flight().max(book.waiting())) } else { 0 }
+    }
+
     /// Counts an entry's bytes; false when they are too many behind what is booked already.
-    fn has_room(&mut self, entry: &Entry, out: &[Booked]) -> bool {
+    pub fn has_room(&mut self, entry: &Entry, out: &[Booked]) -> bool {
         let size = u64::from(entry.size);
         let fits = out.is_empty() || size <= self.bytes_left;
         self.bytes_left = if fits { self.bytes_left.saturating_sub(size) } else { 0 };

@@ -49,6 +49,7 @@ impl Held {
             max: 32,
             invisible: MINUTE,
             until: now,
+            attempt_id: None,
         };
         let taken = self.broker.take(take).await.unwrap();
         let delivered = |r: &Receipt| Delivered { receipt: r.clone(), message_id: format!("id-{}", r.offset()) };

@@ -12,7 +12,7 @@ use tokio_stream::Stream;
 use tonic::Status;
 
 use crate::{
-    broker::{Delivery, Role, Take},
+    broker::{AttemptId, Delivery, Role, Take},
     proto::v2::{self, Code, receive_message_response::Content},
     types::{Deadline, TopicName},
 };
@@ -52,7 +52,8 @@ impl Messaging {
             self.front.broker.client_seen(&call.client, Role::Consumer { group: group.clone() });
         }
         let max = poll::batch(request.batch_size, &config.polling);
-        let take = Take { topic: topic.clone(), group: group.clone(), filter, max, invisible, until };
+        let attempt_id = request.attempt_id.as_deref().and_then(AttemptId::parse);
+        let take = Take { topic: topic.clone(), group: group.clone(), filter, max, invisible, until, attempt_id };
         let deliveries = self.front.broker.take(take).await?;
         if deliveries.is_empty() {
             return Err(Refusal::new(Code::MessageNotFound, "no new message"));
@@ -147,7 +148,7 @@ impl Stream for Answer {
 }
 
 /// Messages that are booked for a client and not yet on their way to it. What is left when the stream is dropped (the
-/// client cancelled, or is gone) comes again soon.
+/// client cancelled, or is gone) comes again at once, as the same attempt: nobody has seen it.
 struct Unread {
     front: Arc<Front>,
     holder: Holder,
@@ -162,9 +163,7 @@ impl Drop for Unread {
             if self.renewed {
                 self.front.renewals.stop(&self.holder, &receipt);
             }
-            let soon = self.front.config.renew.when_gone;
-            // A lease that cannot be cut ends by itself.
-            let _ = self.front.broker.renew(&self.topic, &self.holder.group, &receipt, soon);
+            self.front.broker.give_back(&self.topic, &self.holder.group, &receipt);
         }
     }
 }

@@ -8,7 +8,7 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus,
 use crate::{
     broker::testing::Machine,
     proto::v2::{self, Code, receive_message_response::Content},
-    proxy::testing::{Client, Rig, Telemetry, code, config, consumer_settings, eventually, message, pass, system},
+    proxy::testing::{Client, Rig, Telemetry, code, config, consumer_settings, eventually, message, system},
 };
 
 #[tokio::test]
@@ -229,7 +229,7 @@ async fn a_compressed_request_is_read() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_is_cut_off_and_its_messages_come_again() {
+async fn messages_that_a_client_never_read_come_at_once_and_cost_no_attempt() {
     let mut config = config();
     config.limits.stall_timeout = Duration::from_secs(1);
     let rig = Rig::start_with(config).await;
@@ -243,9 +243,9 @@ async fn a_client_that_does_not_read_is_cut_off_and_its_messages_come_again() {
     let unread = lazy.api.receive_message(request).await.unwrap().into_inner();
     eventually("the answer waits", || rig.proxy.bytes() > 1 << 20).await;
     eventually("the connection is cut", || rig.proxy.connections() == 1 && rig.proxy.bytes() == 0).await;
-    pass(&rig, Duration::from_secs(1)).await;
     let again = other.receive("T", "g").await;
-    assert!(again.messages.iter().any(|m| system(m).delivery_attempt == Some(2)));
+    assert!(again.messages.len() >= 4, "{} of 8", again.messages.len());
+    assert!(again.messages.iter().all(|m| system(m).delivery_attempt == Some(1)));
     drop(unread);
 }
 

@@ -166,6 +166,35 @@ fn messages_are_consumed_by_an_sql_condition_and_one_that_does_not_read_is_refus
 }
 
 #[test]
+fn what_holds_up_a_message_group_is_shown_and_can_be_skipped_or_parked() {
+    let dir = directory();
+    let server = Server::start(dir.path());
+    json_of(&server, &["topic", "create", "t", "--type", "fifo", "--queues", "1"]);
+    json_of(&server, &["group", "create", "g", "--fifo"]);
+    assert!(server.client_command(&["produce", "t", "a", "b", "c", "--message-group", "m"]).status.success());
+    let consume = ["consume", "t", "--group", "g", "--count", "1"];
+    let unsettled = server.client_command(&[&consume[..], &["--no-ack"]].concat());
+    assert_eq!(stdout(&unsettled).lines().count(), 1, "{}", stderr(&unsettled));
+    let queue = || json_of(&server, &["group", "describe", "g"])["queues"][0].clone();
+    let locked = |queue: &Value| [&queue["lockedGroups"], &queue["oldestBlocking"]].map(Value::as_u64);
+    assert_eq!(locked(&queue()), [Some(1), Some(0)]);
+    let text = server.admin_command(&["group", "describe", "g"]);
+    assert!(stdout(&text).contains("OLDEST BLOCKING"), "{}", stdout(&text));
+
+    let place = |offset| ["--topic", "t", "--queue", "0", "--offset", offset];
+    let operate = |verb, offset| [&["group", verb, "g"][..], &place(offset)].concat();
+    assert_eq!(json_of(&server, &operate("park", "0"))["parked"], json!(true));
+    assert_eq!(json_of(&server, &operate("park", "0"))["parked"], json!(false), "once is enough");
+    assert_eq!(json_of(&server, &operate("skip", "1"))["skipped"], json!(true));
+    let received = server.client_command(&consume);
+    assert!(stdout(&received).contains('c'), "{}", stdout(&received));
+    assert_eq!((&queue()["commit"], locked(&queue())), (&json!(3), [None, None]));
+    assert!(refusal(&server, &operate("skip", "7")).contains("has no message 7"));
+    let dead = server.client_command(&["consume", "%DLQ%g", "--group", "undertaker", "--count", "1"]);
+    assert!(stdout(&dead).contains('a'), "{}", stdout(&dead));
+}
+
+#[test]
 fn names_that_are_not_names_are_refused_with_the_reason() {
     let dir = directory();
     let server = Server::start(dir.path());

@@ -16,6 +16,7 @@ mod transcript;
 mod crash;
 mod delay;
 mod deliver;
+mod fifo;
 mod groups;
 mod limits;
 mod redeliver;
@@ -52,6 +53,8 @@ macro_rules! claims_of_simple_consumers {
             tls: tls_and_plaintext_are_served_on_one_port;
             delay: a_delayed_message_comes_at_its_time_and_not_before,
                 a_killed_server_delivers_what_waited_once_and_on_time;
+            fifo: simple_consumers_of_a_fifo_group_get_each_message_group_in_order,
+                a_message_that_failed_comes_again_before_what_follows_it, order_survives_a_killed_server;
             crash: a_killed_server_loses_nothing_acknowledged,
                 a_stopped_server_finishes_and_loses_nothing_acknowledged;
             transactions: what_is_committed_comes_and_what_is_rolled_back_does_not,
@@ -88,6 +91,9 @@ macro_rules! claims_of_push_consumers {
                 a_message_that_a_listener_always_fails_goes_to_the_dead_letter_topic,
                 a_listener_may_work_for_longer_than_the_invisible_time, what_a_dead_listener_had_comes_to_another;
             groups: two_push_consumers_of_a_group_share_its_messages;
+            fifo: push_consumers_of_a_fifo_group_get_each_message_group_in_order,
+                order_of_push_consumers_survives_a_killed_server,
+                what_a_listener_failed_is_over_before_what_follows_it_comes;
             crash: a_push_consumer_goes_on_after_the_server_was_killed;
         }
     };

@@ -1,5 +1,6 @@
 //! The rules of consumption, on the real broker and store over the simulated disk.
 
+mod fifo;
 mod large;
 mod model;
 mod own;
@@ -112,7 +113,7 @@ impl World {
     /// A poll that does not wait.
     fn poll(&self, max: usize) -> Take {
         let until = self.machine.clock.now();
-        Take { topic: topic(), group: group(), filter: Filter::All, max, invisible: LEASE, until }
+        Take { topic: topic(), group: group(), filter: Filter::All, max, invisible: LEASE, until, attempt_id: None }
     }
 
     /// A poll that waits for as long as a test may take.

@@ -71,12 +71,26 @@ pub struct Believed {
     /// Copies in the dead-letter topic from before resets, at least and at most.
     buried: (usize, usize),
     pub handles: Vec<Handle>,
+    /// It is held by a receipt of an earlier run.
+    pub held_over: bool,
+    /// When its last attempt was over.
+    died: Option<u64>,
 }
 
 impl Believed {
     pub fn new(exists: bool) -> Self {
         let said = vec![Said::Nothing];
-        Self { exists, said, sure: true, lease: None, was_live: false, buried: (0, 0), handles: Vec::new() }
+        Self {
+            exists,
+            said,
+            sure: true,
+            lease: None,
+            was_live: false,
+            buried: (0, 0),
+            handles: Vec::new(),
+            held_over: false,
+            died: None,
+        }
     }
 
     fn last(&self) -> Said {
@@ -111,6 +125,7 @@ impl Believed {
             self.sure = true;
         }
         self.exists = true;
+        self.held_over = false;
         self.lease = Some(Lease { until, attempt, recorded: false });
         self.handles.push(handle);
         Ok(())
@@ -125,6 +140,33 @@ impl Believed {
         };
         let expected = if self.sure { visible(&self.last()) } else { self.said.iter().all(visible) };
         self.exists && self.lease.is_none() && expected
+    }
+
+    /// Surely neither done nor dead-lettered.
+    pub fn is_undone(&self) -> bool {
+        let over = |said: &Said| matches!(said, Said::Done | Said::Dead);
+        let undone = if self.sure { !self.is_over() } else { !self.said.iter().any(over) };
+        self.exists && (self.is_in_flight() || undone)
+    }
+
+    /// Since its group was last reset.
+    pub fn has_come(&self) -> bool {
+        self.handles.iter().any(|handle| handle.void == Void::No)
+    }
+
+    pub fn is_in_flight(&self) -> bool {
+        self.lease.is_some()
+    }
+
+    /// Perhaps it still holds its message group. A wait that a restart has restored may be two milliseconds longer, also
+    /// that for the dead-letter topic.
+    pub fn may_hold(&self, now: u64) -> bool {
+        !(self.sure && self.is_over() && self.died.is_none_or(|died| died + 2 < now))
+    }
+
+    /// Nobody saw the delivery, and the server was told so.
+    pub fn given_back(&mut self) {
+        self.lease = self.lease.filter(|lease| lease.recorded);
     }
 
     pub fn is_live(&self, index: usize, run: u32, now: u64) -> bool {
@@ -236,6 +278,7 @@ impl Believed {
         self.buried.1 += usize::from(if self.sure { dead(&self.last()) } else { self.said.iter().any(dead) });
         self.said = vec![said];
         (self.sure, self.exists, self.lease, self.was_live) = (true, true, None, false);
+        (self.held_over, self.died) = (false, None);
         self.handles.iter_mut().for_each(|handle| handle.void = Void::Yes);
     }
 
@@ -258,6 +301,7 @@ impl Believed {
         let doomed = |said: &Said| matches!(said, Said::Retry { attempt, at, .. } if *attempt > ATTEMPTS && *at <= now);
         let dies = if self.sure { self.lease.is_none() && doomed(&self.last()) } else { self.said.iter().any(doomed) };
         if dies {
+            self.died.get_or_insert(now);
             self.say(Said::Dead);
         }
     }

@@ -1,0 +1,152 @@
+//! The book of a FIFO group: what order adds.
+
+use std::{ops::Range, time::Duration};
+
+use crate::types::{Deadline, PhysicalOffset, QueueOffset};
+
+use super::{
+    super::{
+        faults::{Fault, planted},
+        lines::{First, LineId, Lines, Locked},
+    },
+    Book, Exception,
+};
+
+/// How soon a book that waits for the log is looked at, should nobody who waits with it do so.
+const LOG_LOOK: Duration = Duration::from_millis(5);
+
+impl First {
+    pub(super) fn of(exception: Option<&Exception>) -> Self {
+        match exception {
+            None => Self::Untouched,
+            Some(Exception::Waiting { due, .. }) => Self::Waiting { due: *due },
+            Some(Exception::InFlight { .. } | Exception::Doomed { .. } | Exception::Moving { .. }) => Self::Held,
+        }
+    }
+}
+
+impl Book {
+    /// Begins to keep the order of message groups, or ends it. What is in flight when it begins is waited for first. The
+    /// log ends at `end`.
+    pub fn keep_order(&mut self, fifo: bool, end: impl FnOnce() -> PhysicalOffset) {
+        if fifo == self.lines.is_some() {
+            return;
+        }
+        self.lines = fifo.then(|| {
+            let in_flight = self.leases.iter().map(|(_, offset)| *offset);
+            Box::new(Lines::starting_at(self.commit, in_flight, end()))
+        });
+    }
+
+    pub fn keeps_order(&self) -> bool {
+        self.lines.is_some()
+    }
+
+    /// Marks a range as done by a record that ends at `end`. What follows in its lines is let through when that is safe
+    /// ([`Book::release`]): after a crash that loses the record, it would come before what it follows.
+    pub fn done_at(&mut self, range: Range<QueueOffset>, end: PhysicalOffset) {
+        self.mark_done(range.clone());
+        if let Some(lines) = &mut self.lines {
+            lines.done_at(range, end);
+        }
+    }
+
+    /// The log is as safe as the flush policy says up to there.
+    pub fn release(&mut self, committed: PhysicalOffset) {
+        while let Some(range) = self.lines.as_mut().and_then(|lines| lines.next_safe(committed)) {
+            self.lines_move_on(range);
+        }
+    }
+
+    pub(super) fn next_look_at_log(&self, now: Deadline) -> Option<Deadline> {
+        self.lines.as_ref().filter(|lines| lines.waits_for_log()).map(|_| now.plus(LOG_LOOK))
+    }
+
+    pub(super) fn order(&self) -> Option<&Lines> {
+        self.lines.as_deref().filter(|_| !planted(Fault::LocksLostAtRestart))
+    }
+
+    /// Where the messages begin whose message groups are to be read next, and how many there is room for; `None` when too
+    /// many wait already.
+    pub fn unseen(&mut self) -> Option<(QueueOffset, usize)> {
+        let lines = self.lines.as_mut()?;
+        let room = lines.room();
+        if room == 0 {
+            return None;
+        }
+        let seen = lines.seen().max(self.commit);
+        let from = self.done.end_of(seen).unwrap_or(seen);
+        lines.saw(from);
+        Some((from, room))
+    }
+
+    /// How far the message groups are known.
+    pub fn seen(&self) -> Option<QueueOffset> {
+        self.lines.as_ref().map(|lines| lines.seen())
+    }
+
+    /// Notes the message group of the message at [`Book::seen`].
+    pub fn see(&mut self, offset: QueueOffset, line: LineId) {
+        let first = if self.is_done(offset) { First::Done } else { First::of(self.exceptions.get(&offset)) };
+        let Some(lines) = &mut self.lines else { return };
+        let lost = planted(Fault::LocksLostAtRestart) && first != First::Untouched;
+        if first == First::Done || lost {
+            lines.saw(offset.plus(1));
+        } else {
+            lines.join(offset, line, first);
+        }
+    }
+
+    /// The oldest message that was never delivered and is the first of its line.
+    pub fn first_fresh(&self) -> Option<QueueOffset> {
+        self.lines.as_ref()?.fresh()
+    }
+
+    /// Messages that order lets through now; counted up to `enough`.
+    pub fn deliverable(&self, now: Deadline, enough: usize) -> usize {
+        self.lines.as_ref().map_or(0, |lines| lines.deliverable(now, enough))
+    }
+
+    /// Whether a line moved on since this was last asked, so that a poll may find something.
+    pub fn has_moved(&mut self) -> bool {
+        self.lines.as_mut().is_some_and(|lines| lines.take_moved())
+    }
+
+    /// What is locked. A book that nobody has asked since the start knows what it restored: each of that locks its line.
+    pub fn locked(&self) -> Option<Locked> {
+        match &self.lines {
+            Some(lines) => lines.locked(),
+            None => {
+                let oldest = *self.exceptions.first_key_value()?.0;
+                Some(Locked { lines: self.exceptions.len() as u64, blocked: 0, oldest })
+            }
+        }
+    }
+
+    /// Delivers again what is in flight under this nonce, as the same attempt; that, and the new nonce. The old one is void:
+    /// whoever still holds the first answer must not give back or settle what the second one delivers.
+    pub fn again(&mut self, offset: QueueOffset, nonce: u32, now: Deadline, until: Deadline) -> Option<(u32, u32)> {
+        match self.exceptions.get(&offset) {
+            Some(&Exception::InFlight { attempt, nonce: current, until: end, .. }) if current == nonce && now < end => {
+                Some((attempt, self.deliver(offset, attempt, until)))
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn tell_lines(&mut self, offset: QueueOffset, state: First) {
+        if let Some(lines) = &mut self.lines {
+            lines.now(offset, state);
+        }
+    }
+
+    pub(super) fn lines_move_on(&mut self, done: Range<QueueOffset>) {
+        // Taken out, since the lines ask the book.
+        let Some(mut lines) = self.lines.take() else { return };
+        lines.done(done, |offset| match self.is_done(offset) {
+            true => First::Done,
+            false => First::of(self.exceptions.get(&offset)),
+        });
+        self.lines = Some(lines);
+    }
+}
