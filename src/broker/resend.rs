@@ -8,12 +8,12 @@
 use std::sync::Arc;
 
 use super::{
-    Broker, Topic,
+    Broker, Topic, Unconfirmed,
     pop::{QueueBook, TooManyBooks},
     produce::queue_of_group,
 };
 use crate::{
-    store::{AppendError, Poisoned, Purpose, ReadError, Ticket},
+    store::{AppendError, Purpose, ReadError, Ticket},
     types::{
         GroupName, NewMessage, PhysicalOffset, QueueId, QueueOffset, StoredMessage, Timestamp, TopicName,
         properties::key,
@@ -71,7 +71,7 @@ pub enum ResendError {
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error(transparent)]
-    Poisoned(#[from] Poisoned),
+    Unconfirmed(#[from] Unconfirmed),
 }
 
 impl From<TooManyBooks> for ResendError {
@@ -147,8 +147,8 @@ impl Broker {
     }
 
     /// Waits until what was sent again up to here is as safe as the flush policy says.
-    pub fn resent(&self, end: PhysicalOffset) -> Result<(), ResendError> {
-        Ok(self.inner.store.committed_blocking(end)?)
+    pub async fn resent(&self, end: PhysicalOffset) -> Result<(), ResendError> {
+        Ok(self.confirmed(end).await?)
     }
 
     fn append_again(&self, unit: Vec<NewMessage>) -> Result<(Resent, PhysicalOffset), ResendError> {

@@ -5,10 +5,10 @@ use std::time::Duration;
 use super::*;
 use crate::{
     broker::{
-        Delivery, Draft, Filter, Group, MessageType, RetryPolicy, Take,
+        Delivery, Draft, Filter, Group, RetryPolicy, Take,
         testing::{Machine, draft, topic},
     },
-    types::{Clock, properties::PropertiesBuilder},
+    types::{Clock, MessageType, properties::PropertiesBuilder},
 };
 
 fn group(name: &str) -> GroupName {
@@ -60,7 +60,7 @@ impl World {
         let until = self.machine.clock.now();
         let invisible = Duration::from_secs(10);
         let (topic, group) = (topic(from), group(of));
-        self.broker.take(Take { topic, group, filter: Filter::All, max: 32, invisible, until }).await.unwrap()
+        self.broker.take(Take { topic, group, filter: Filter::All, max: 32, invisible, until, attempt_id: None }).await.unwrap()
     }
 
     /// Takes everything and lets it fail, so that it is dead.
@@ -75,9 +75,9 @@ impl World {
         letters.iter().map(|letter| letter.message.queue_offset.get()).collect()
     }
 
-    fn resend(&self, offset: u64, again: bool) -> Result<Resent, ResendError> {
+    async fn resend(&self, offset: u64, again: bool) -> Result<Resent, ResendError> {
         let (resent, end) = self.broker.resend_dead_letter(&group("g"), QueueOffset::new(offset), again)?;
-        self.broker.resent(end)?;
+        self.broker.resent(end).await?;
         Ok(resent)
     }
 
@@ -94,7 +94,7 @@ async fn a_dead_letter_goes_back_to_its_topic_as_it_was_sent_with_its_id() {
     world.send("b", None).await;
     world.fail_all().await;
     assert_eq!(world.waiting(), [0, 1]);
-    let resent = world.resend(0, false).unwrap();
+    let resent = world.resend(0, false).await.unwrap();
     assert_eq!((&*resent.message_id, &resent.topic, resent.offset.get()), ("a", &topic("T"), 2));
     let received = world.take("T", "g").await;
     let [Delivery { message, attempt: 1, .. }] = &received[..] else { panic!("{received:?}") };
@@ -110,15 +110,15 @@ async fn a_dead_letter_is_sent_again_once_unless_that_is_asked_for_and_a_crash_k
     let mut world = World::new();
     world.send("a", None).await;
     world.fail_all().await;
-    world.resend(0, false).unwrap();
+    world.resend(0, false).await.unwrap();
     for seed in 0..20 {
         world = world.crash(seed);
-        assert!(matches!(world.resend(0, false), Err(ResendError::Done(_))), "{seed}");
+        assert!(matches!(world.resend(0, false).await, Err(ResendError::Done(_))), "{seed}");
         assert!(world.waiting().is_empty());
     }
     let all = world.broker.dead_letters(&group("g"), QueueOffset::ZERO, 100, true).unwrap().letters;
     assert!(all[0].done && all[0].origin() == Some("T"));
-    assert_eq!(world.resend(0, true).unwrap().offset.get(), 2);
+    assert_eq!(world.resend(0, true).await.unwrap().offset.get(), 2);
 }
 
 #[tokio::test]
@@ -145,7 +145,7 @@ async fn a_message_group_keeps_its_queue() {
     let sent = crate::broker::testing::bodies(&world.broker, &topic("T")).len();
     assert_eq!(sent, 1);
     world.fail_all().await;
-    let at = world.resend(0, false).unwrap();
+    let at = world.resend(0, false).await.unwrap();
     assert_eq!((at.queue, at.offset.get()), (queue_of_group("customer-5", 7), 1));
 }
 
@@ -153,15 +153,15 @@ async fn a_message_group_keeps_its_queue() {
 async fn what_cannot_be_sent_again_says_why() {
     let world = World::new();
     assert!(world.waiting().is_empty(), "there is no dead-letter topic yet");
-    assert!(matches!(world.resend(0, false), Err(ResendError::NoLetter { .. })));
+    assert!(matches!(world.resend(0, false).await, Err(ResendError::NoLetter { .. })));
     world.send("a", None).await;
     world.fail_all().await;
-    assert!(matches!(world.resend(1, false), Err(ResendError::NoLetter { .. })));
+    assert!(matches!(world.resend(1, false).await, Err(ResendError::NoLetter { .. })));
     let closed = crate::broker::TopicChange { writable: Some(false), ..Default::default() };
     world.broker.update_topic(&topic("T"), closed).unwrap();
-    assert!(matches!(world.resend(0, false), Err(ResendError::NotWritable(_))));
+    assert!(matches!(world.resend(0, false).await, Err(ResendError::NotWritable(_))));
     world.broker.delete_topic(&topic("T")).unwrap();
-    assert!(matches!(world.resend(0, false), Err(ResendError::TopicNotFound(_))));
+    assert!(matches!(world.resend(0, false).await, Err(ResendError::TopicNotFound(_))));
     let nobody = world.broker.dead_letters(&group("x"), QueueOffset::ZERO, 1, false);
     assert!(matches!(nobody, Err(ResendError::GroupNotFound(_))));
     assert_eq!(world.waiting(), [0], "it is still there");

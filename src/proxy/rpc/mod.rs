@@ -15,7 +15,11 @@ use std::sync::Arc;
 use prost::Message;
 use tonic::{Request, Response, Status};
 
-use crate::proto::v2::{self, messaging_service_server::MessagingService, receive_message_response};
+use crate::{
+    broker::{Receipt, Seen, Sighting},
+    proto::v2::{self, messaging_service_server::MessagingService, receive_message_response},
+    types::{GroupName, TopicName},
+};
 
 use super::{
     convert,
@@ -28,6 +32,24 @@ use super::{
 pub struct Messaging {
     pub front: Arc<Front>,
     pub connection: Arc<Connection>,
+}
+
+impl Messaging {
+    /// Remembers what the client does with these deliveries, for operators.
+    fn seen<'a>(
+        &self,
+        call: &Call,
+        (topic, group): (&TopicName, &GroupName),
+        what: Seen,
+        receipts: impl Iterator<Item = &'a Receipt>,
+    ) {
+        let messages: Box<[_]> = receipts.map(|r| (r.queue(), r.offset(), r.attempt())).collect();
+        if !messages.is_empty() {
+            let (at, host) = (self.front.broker.clock().wall(), self.connection.peer);
+            let (client, topic, group) = (call.client.clone(), topic.clone(), group.clone());
+            self.front.broker.seen(Sighting { at, what, client, host, topic, group, messages });
+        }
+    }
 }
 
 type Result<T> = std::result::Result<Response<T>, Status>;
