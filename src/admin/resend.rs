@@ -23,10 +23,7 @@ pub fn list(broker: &Broker, request: &pb::ListDeadLettersRequest) -> Result<pb:
     Ok(pb::ListDeadLettersResponse { letters, next: found.next.map(QueueOffset::get) })
 }
 
-pub async fn message(
-    broker: &Broker,
-    request: pb::ResendMessageRequest,
-) -> Result<pb::ResendMessageResponse, Status> {
+pub async fn message(broker: &Broker, request: pb::ResendMessageRequest) -> Result<pb::ResendMessageResponse, Status> {
     let (topic, id) = (topic(&request.topic)?, request.message_id);
     let (name, wanted) = (topic.clone(), id.clone());
     let found = blocking(broker, move |broker| broker.find_by_id(&name, &wanted).map_err(of_look)).await?;

@@ -180,7 +180,8 @@ impl Broker {
 fn again_for(message: &StoredMessage, topic: &Topic) -> NewMessage {
     let on_the_way = [key::RETRY_TOPIC, key::ORIGIN_MESSAGE_ID, key::DLQ_ORIGIN_TOPIC, key::DLQ_ORIGIN_MESSAGE_ID];
     let queues = topic.write_queues.max(1);
-    let queue = message.message_group().map_or(QueueId(message.queue.0 % queues), |group| queue_of_group(group, queues));
+    let queue =
+        message.message_group().map_or(QueueId(message.queue.0 % queues), |group| queue_of_group(group, queues));
     NewMessage {
         topic: topic.name.clone(),
         queue,

@@ -8,8 +8,10 @@ pub mod benchmark;
 mod client;
 mod config;
 mod consume;
+mod dlq;
 mod group;
 mod health;
+mod message;
 mod output;
 mod produce;
 mod remote;
@@ -31,6 +33,7 @@ Examples:
   ferromq apply -f topics.yaml --diff             what a document of topics and groups would change
   ferromq produce orders 'hello' --tag paid
   ferromq consume orders --group billing --follow
+  ferromq message explain 01A4BB6D19F2C41A...     who got it, and what became of it
   ferromq config --json                           every setting in effect, and where it came from
 
 Exit codes: 0 done, 1 failed, 2 the command line was not understood.";
@@ -62,6 +65,12 @@ enum Command {
     /// Look at, take back and move messages that wait for their delivery time.
     #[command(subcommand)]
     Timer(timer::Verb),
+    /// Look at stored messages, tell their lives, send them again.
+    #[command(subcommand)]
+    Message(message::Verb),
+    /// Look at dead letters, and send them again.
+    #[command(subcommand)]
+    Dlq(dlq::Verb),
     /// Send messages.
     Produce(produce::Args),
     /// Receive messages and print them.
@@ -118,6 +127,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Group(verb) => remote::block_on(verb.run()),
         Command::Apply(args) => remote::block_on(args.run()),
         Command::Timer(verb) => remote::block_on(verb.run()),
+        Command::Message(verb) => remote::block_on(verb.run()),
+        Command::Dlq(verb) => remote::block_on(verb.run()),
         Command::Produce(args) => remote::block_on(args.run()),
         Command::Consume(args) => remote::block_on(args.run()),
         Command::Benchmark(args) => benchmark::run(args),

@@ -3,9 +3,7 @@
 use std::{io::IsTerminal as _, sync::OnceLock};
 
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::{
-    Registry, filter::Targets, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
-};
+use tracing_subscriber::{Registry, filter::Targets, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _};
 
 /// What lets the level of the process's log be changed, once there is a log.
 static LEVEL: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();

@@ -10,7 +10,9 @@ use crate::{
     types::{GroupName, TopicName},
 };
 
-use super::{asks::Asks, config::Config, layers::Load, rates::Rates, renew::Renewals, sessions::Sessions, status::Refusal};
+use super::{
+    asks::Asks, config::Config, layers::Load, rates::Rates, renew::Renewals, sessions::Sessions, status::Refusal,
+};
 
 pub struct Front {
     pub config: Config,

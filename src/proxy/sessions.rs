@@ -164,7 +164,9 @@ impl Sessions {
     pub fn consumers(&self, of: Option<&GroupName>) -> Vec<(ClientId, GroupName, Arc<About>)> {
         let table = self.table.read();
         let consumer = |(client, session): (&ClientId, &Session)| match session.introduced()? {
-            (Role::Consumer { group }, about) if of.is_none_or(|of| *of == group) => Some((client.clone(), group, about)),
+            (Role::Consumer { group }, about) if of.is_none_or(|of| *of == group) => {
+                Some((client.clone(), group, about))
+            }
             _ => None,
         };
         let mut consumers: Vec<_> = table.sessions.iter().filter_map(consumer).collect();

@@ -55,7 +55,15 @@ impl World {
     async fn take(&self, max: usize) -> Vec<crate::broker::Delivery> {
         let until = self.machine.clock.now();
         let invisible = Duration::from_secs(30);
-        let take = Take { topic: topic("orders"), group: group(), filter: Filter::All, max, invisible, until, attempt_id: None };
+        let take = Take {
+            topic: topic("orders"),
+            group: group(),
+            filter: Filter::All,
+            max,
+            invisible,
+            until,
+            attempt_id: None,
+        };
         self.broker.take(take).await.unwrap()
     }
 }

@@ -317,7 +317,8 @@ impl Broker {
 
     /// Every book of a group, with its topic.
     pub(in crate::broker) fn books_of(&self, group: &GroupName) -> Vec<(TopicName, Arc<QueueBook>)> {
-        let of = |s: &Arc<Subscription>| s.books().iter().map(|b| (s.owner.topic.clone(), b.clone())).collect::<Vec<_>>();
+        let of =
+            |s: &Arc<Subscription>| s.books().iter().map(|b| (s.owner.topic.clone(), b.clone())).collect::<Vec<_>>();
         self.inner.pop.subscriptions.list(Some(group)).iter().flat_map(of).collect()
     }
 

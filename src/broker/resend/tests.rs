@@ -60,7 +60,10 @@ impl World {
         let until = self.machine.clock.now();
         let invisible = Duration::from_secs(10);
         let (topic, group) = (topic(from), group(of));
-        self.broker.take(Take { topic, group, filter: Filter::All, max: 32, invisible, until, attempt_id: None }).await.unwrap()
+        self.broker
+            .take(Take { topic, group, filter: Filter::All, max: 32, invisible, until, attempt_id: None })
+            .await
+            .unwrap()
     }
 
     /// Takes everything and lets it fail, so that it is dead.
@@ -68,6 +71,12 @@ impl World {
         assert!(!self.take("T", "g").await.is_empty());
         self.machine.clock.advance(Duration::from_secs(11));
         self.broker.revive().await;
+        self.committed();
+    }
+
+    /// What nobody waits for is on the device, and seen.
+    fn committed(&self) {
+        self.broker.store().committed_blocking(self.broker.store().end()).unwrap();
     }
 
     fn waiting(&self) -> Vec<u64> {
@@ -127,7 +136,6 @@ async fn a_crash_leaves_the_copy_and_that_the_letter_is_done_or_neither() {
         let world = World::new();
         world.send("a", None).await;
         world.fail_all().await;
-        world.broker.store().committed_blocking(world.broker.store().end()).unwrap();
         // Not waited for.
         world.broker.resend_dead_letter(&group("g"), QueueOffset::ZERO, false).unwrap();
         let world = world.crash(seed);

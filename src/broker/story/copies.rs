@@ -31,7 +31,9 @@ pub struct Copy {
 pub enum Kind {
     Message,
     /// It waits, or waited, for its time.
-    Timer { due: Timestamp },
+    Timer {
+        due: Timestamp,
+    },
     /// It waits, or waited, for its producer's decision.
     Half,
     /// Nobody decided.

@@ -53,35 +53,58 @@ pub struct Event {
 pub enum Happened {
     Stored,
     /// Stored to be delivered then.
-    Held { due: Timestamp },
+    Held {
+        due: Timestamp,
+    },
     /// Stored as the half of a transaction.
     Prepared,
-    Delivered { attempt: u32, until: Timestamp },
+    Delivered {
+        attempt: u32,
+        until: Timestamp,
+    },
     /// The client did not read what it was given.
     Unread,
     Acked,
     /// A delivery failed, or its consumer wants the message again: it comes as this attempt, from `due` on.
-    Failed { next_attempt: u32, due: Timestamp, delay: Duration },
+    Failed {
+        next_attempt: u32,
+        due: Timestamp,
+        delay: Duration,
+    },
     /// Copied to the dead-letter topic, after this many failed deliveries as far as that is on record.
-    DeadLettered { to: TopicName, failures: u32, attempts_max: u32 },
+    DeadLettered {
+        to: TopicName,
+        failures: u32,
+        attempts_max: u32,
+    },
     /// Its consumer gave it up, which the dead-lettering above follows.
     GaveUp,
     /// A dead letter was sent again.
-    Resent { to: TopicName },
+    Resent {
+        to: TopicName,
+    },
     /// Its time came.
-    Fired { late: Duration },
+    Fired {
+        late: Duration,
+    },
     /// It was carried forward in the log, or given another time.
-    Moved { due: Timestamp },
+    Moved {
+        due: Timestamp,
+    },
     /// It was taken back before its time.
     Recalled,
     /// A producer was asked what became of the transaction; how often by then.
-    Checked { times: u32 },
+    Checked {
+        times: u32,
+    },
     Committed,
     RolledBack,
     /// No producer decided.
     Undecided,
     /// The group went on from elsewhere.
-    Reset { to: QueueOffset },
+    Reset {
+        to: QueueOffset,
+    },
     /// The progress of the group was forgotten.
     Forgotten,
 }
@@ -99,8 +122,14 @@ pub struct Standing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     Done,
-    InFlight { attempt: u32, until: Timestamp },
-    Waiting { attempt: u32, due: Timestamp },
+    InFlight {
+        attempt: u32,
+        until: Timestamp,
+    },
+    Waiting {
+        attempt: u32,
+        due: Timestamp,
+    },
     /// On its way to the dead-letter topic.
     Doomed,
     /// Not delivered yet.
@@ -266,7 +295,9 @@ impl Broker {
             ));
         }
         if found.gone_before.is_some() {
-            gaps.push("what was recorded of it at first was deleted with the oldest of the log (fileReservedTime)".into());
+            gaps.push(
+                "what was recorded of it at first was deleted with the oldest of the log (fileReservedTime)".into(),
+            );
         }
         if let Some(at) = found.ended_at {
             gaps.push(format!("what was recorded after {at} was not looked at: there is too much of it"));

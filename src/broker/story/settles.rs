@@ -33,9 +33,15 @@ pub struct Settled {
 pub enum Fate {
     Done,
     /// It comes again as this attempt.
-    Again { attempt: u32, visible_at: Timestamp, delay: Duration },
+    Again {
+        attempt: u32,
+        visible_at: Timestamp,
+        delay: Duration,
+    },
     /// The group goes on from elsewhere: before the message, so that it comes again, or behind it.
-    Reset { to: QueueOffset },
+    Reset {
+        to: QueueOffset,
+    },
     /// The progress was forgotten with its group, subscription or topic.
     Forgotten,
 }
@@ -113,7 +119,10 @@ fn said(entry: Entry, places: &[Place]) -> Vec<(Option<GroupName>, Place, Fate)>
         }
     };
     let fate = |place: &Place| fate(&what, place.1, place.2);
-    of_topic(&topic).into_iter().filter_map(|place| fate(&place).map(|what| (Some(group.clone()), place, what))).collect()
+    of_topic(&topic)
+        .into_iter()
+        .filter_map(|place| fate(&place).map(|what| (Some(group.clone()), place, what)))
+        .collect()
 }
 
 fn fate(what: &What, queue: QueueId, offset: QueueOffset) -> Option<Fate> {

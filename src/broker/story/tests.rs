@@ -73,6 +73,12 @@ impl World {
         self.machine.clock.advance(Duration::from_secs(seconds));
         self.broker.revive().await;
         self.broker.fire_timers().await;
+        self.committed();
+    }
+
+    /// What nobody waits for is on the device, and seen.
+    fn committed(&self) {
+        self.broker.store().committed_blocking(self.broker.store().end()).unwrap();
     }
 
     fn saw(&self, what: Seen, receipts: &[&Receipt]) {
@@ -215,7 +221,10 @@ async fn a_timer_tells_when_it_was_due_how_late_it_was_and_what_became_of_it() {
     world.broker.reschedule_timers(None, "moved", later).unwrap();
     world.pass(31).await;
     let late = Duration::from_secs(1);
-    assert_eq!(happened(&world.story("fired")), [&Happened::Held { due }, &Happened::Stored, &Happened::Fired { late }]);
+    assert_eq!(
+        happened(&world.story("fired")),
+        [&Happened::Held { due }, &Happened::Stored, &Happened::Fired { late }]
+    );
     assert_eq!(happened(&world.story("recalled")), [&Happened::Held { due }, &Happened::Recalled]);
     let moved = world.story("moved");
     assert_eq!(
@@ -243,6 +252,7 @@ async fn a_transaction_tells_its_checks_and_its_decision() {
     world.pass(7).await;
     let round = world.broker.due_checks(|_| Askable::Now).await;
     world.broker.checks_sent(&[round.checks[0].transaction]);
+    world.committed();
     let asked = world.story("asked");
     assert_eq!(happened(&asked), [&Happened::Prepared, &Happened::Checked { times: 1 }]);
 }
@@ -269,6 +279,7 @@ async fn a_reset_and_a_forgotten_subscription_are_told() {
     world.ack(&taken).await;
     world.broker.reset_offset(&topic("T"), &group("g"), QueueId(0), QueueOffset::ZERO).await.unwrap();
     world.broker.forget_subscription(&topic("T"), &group("g")).unwrap();
+    world.committed();
     let story = world.story("a");
     let told = happened(&story);
     assert!(told.contains(&&Happened::Reset { to: QueueOffset::ZERO }), "{told:?}");

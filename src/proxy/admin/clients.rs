@@ -46,10 +46,7 @@ impl Wanted {
 
 impl Administration {
     /// A row for each group and topic that consumers who are there subscribe to, or that the group has progress on.
-    pub(super) fn subscriptions(
-        &self,
-        request: &v2::ListSubscriptionRequest,
-    ) -> Outcome<v2::ListSubscriptionResponse> {
+    pub(super) fn subscriptions(&self, request: &v2::ListSubscriptionRequest) -> Outcome<v2::ListSubscriptionResponse> {
         let wanted = Wanted::of(request.topic.as_ref(), request.group.as_ref())?;
         self.exists(&wanted)?;
         let consumers = self.front().sessions.consumers(wanted.group.as_ref());
@@ -112,7 +109,8 @@ impl Administration {
         Ok(v2::DescribeSubscriptionResponse { status: Some(status::ok()), client_subscription_info: rows })
     }
 
-    /// Forgets a group's progress on a topic. Refused while a consumer of it is there: its next poll would begin anew.
+    /// Forgets a group's progress on a topic. Refused while a consumer of it is there: its next poll would begin anew. A
+    /// group has one subscription of a topic, so the filter that the request may name is passed over.
     pub(super) async fn forget_subscription(
         &self,
         request: &v2::DeleteSubscriptionRequest,
@@ -194,11 +192,7 @@ impl Administration {
     }
 
     /// A client that is there, and in this group.
-    pub(super) fn member(
-        &self,
-        id: &str,
-        group: Option<&GroupName>,
-    ) -> Outcome<(ClientId, Option<Arc<About>>)> {
+    pub(super) fn member(&self, id: &str, group: Option<&GroupName>) -> Outcome<(ClientId, Option<Arc<About>>)> {
         let required = |error: NameError| Refusal::new(Code::ClientIdRequired, format_args!("client id: {error}"));
         let client = ClientId::parse(id).map_err(required)?;
         let absent = |text: String| Err(Refusal::new(Code::NotFound, text));

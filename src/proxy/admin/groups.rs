@@ -12,7 +12,7 @@ use super::{Administration, Outcome, Refusal, convert, resource, status, topics}
 
 impl Administration {
     /// The backlog of a group: in flight is what was delivered and is neither acknowledged nor deliverable again (so what
-    /// waits for a retry is in flight), ready is what a poll would get now, a filter apart.
+    /// waits for a retry is in flight), ready is what polls would get now, a filter and the order of message groups apart.
     pub(super) async fn accumulation(
         &self,
         request: &v2::DescribeGroupAccumulationRequest,
@@ -58,9 +58,8 @@ impl Administration {
             Refusal::new(Code::BadRequest, "the request has no reset_timestamp; say from when on the group goes on")
         })?;
         let (of_topic, of_group) = (topic.clone(), group.clone());
-        let plan = move |broker: &crate::broker::Broker| {
-            broker.plan_reset(&of_topic, &of_group, None, Position::Time(to))
-        };
+        let plan =
+            move |broker: &crate::broker::Broker| broker.plan_reset(&of_topic, &of_group, None, Position::Time(to));
         let plan = self.blocking(plan).await?;
         let targets: Vec<_> = plan.iter().map(|moved| (moved.queue, moved.to)).collect();
         self.broker().reset_offsets(&topic, &group, &targets).await?;

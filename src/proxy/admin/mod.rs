@@ -139,8 +139,9 @@ fn resource(name: &str) -> Option<v2::Resource> {
 impl admin_server::Admin for Administration {
     async fn change_log_level(&self, r: Request<v2::ChangeLogLevelRequest>) -> Result<v2::ChangeLogLevelResponse> {
         let number = r.get_ref().level;
-        let level = v2::change_log_level_request::Level::try_from(number)
-            .map_err(|_| Status::invalid_argument(format!("log level {number} is not known; TRACE is 0, ERROR is 4")))?;
+        let level = v2::change_log_level_request::Level::try_from(number).map_err(|_| {
+            Status::invalid_argument(format!("log level {number} is not known; TRACE is 0, ERROR is 4"))
+        })?;
         telemetry::change_level(level.as_str_name()).map_err(Status::failed_precondition)?;
         let remark = format!("the log level is {} until the server is started again", level.as_str_name());
         Ok(Response::new(v2::ChangeLogLevelResponse { remark }))

@@ -13,7 +13,7 @@ use tokio_stream::Stream;
 use tonic::Status;
 
 use crate::{
-    broker::{Seen, Sighting, AttemptId, Delivery, Role, Take},
+    broker::{AttemptId, Delivery, Role, Seen, Sighting, Take},
     proto::v2::{self, Code, receive_message_response::Content},
     types::{Deadline, TopicName},
 };

@@ -128,12 +128,7 @@ fn told(settings: v2::Settings) -> TelemetryCommand {
 }
 
 /// Takes a client's settings in, and says what it is told back and whether it is the first time.
-async fn learn(
-    front: &Front,
-    call: &Call,
-    peer: IpAddr,
-    settings: v2::Settings,
-) -> Outcome<(v2::Settings, bool)> {
+async fn learn(front: &Front, call: &Call, peer: IpAddr, settings: v2::Settings) -> Outcome<(v2::Settings, bool)> {
     let (size, max) = (settings.encoded_len(), front.config.limits.settings_bytes_max);
     if size > max {
         return Err(Refusal::new(Code::BadRequest, format_args!("the settings have {size} bytes, the most is {max}")));

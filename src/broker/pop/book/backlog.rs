@@ -9,7 +9,7 @@ use super::{Book, Exception};
 pub struct Backlog {
     /// Delivered and not acknowledged: on their way, waiting for a retry that is not due, or for the dead-letter topic.
     pub in_flight: u64,
-    /// Deliverable now.
+    /// Deliverable now; in order, what waits behind others of its message group too.
     pub ready: u64,
     /// The first of those.
     pub oldest_ready: Option<QueueOffset>,

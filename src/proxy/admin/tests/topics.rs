@@ -86,8 +86,7 @@ async fn reflection_and_health_know_both_services_of_administration() {
         message_request: Some(MessageRequest::ListServices(String::new())),
     };
     let mut reflection = ServerReflectionClient::new(world.channel.clone());
-    let mut answers =
-        reflection.server_reflection_info(futures_util::stream::iter([list])).await.unwrap().into_inner();
+    let mut answers = reflection.server_reflection_info(futures_util::stream::iter([list])).await.unwrap().into_inner();
     let answer = answers.message().await.unwrap().unwrap().message_response.unwrap();
     let MessageResponse::ListServicesResponse(services) = answer else { panic!("{answer:?}") };
     let names: Vec<_> = services.service.iter().map(|s| s.name.as_str()).collect();
