@@ -54,6 +54,10 @@ pub fn of_operate(error: OperateError) -> Status {
         OperateError::Settle(SettleError::Unconfirmed(Unconfirmed::Late { .. })) => {
             (Code::DeadlineExceeded, "`ferromq group describe` shows what holds now")
         }
+        OperateError::Settle(SettleError::TooManyBooks { .. }) => (Code::ResourceExhausted, "nothing was done"),
+        OperateError::Settle(SettleError::Unconfirmed(_) | SettleError::Poisoned(_)) => {
+            (Code::Unavailable, "whether it was done shows when the server has started again")
+        }
         OperateError::Settle(_) => (Code::Unavailable, "the message is as it was; see to the store directory's disk"),
     };
     Status::new(code, format!("{error}; {cure}"))

@@ -320,8 +320,13 @@ fn cross_check(config: &Config, settings: &[Setting]) -> Vec<Fault> {
     if config.proxy.limits.inbound_bytes_max < config.broker.max_message_bytes + (64 << 10) {
         fault("grpcMaxInboundMessageSize", "has no room for a message of maxMessageSize; raise it".to_owned());
     }
-    if config.proxy.limits.bytes_max < config.proxy.limits.inbound_bytes_max {
-        fault("grpcMaxBytes", "has no room for one request of grpcMaxInboundMessageSize; raise it".to_owned());
+    // One connection may hold as much as is left, and a compressed request counts as sent and as expanded.
+    let least = config.proxy.limits.inbound_bytes_max.saturating_mul(4);
+    if config.proxy.limits.bytes_max < least {
+        fault(
+            "grpcMaxBytes",
+            format!("has no room for a request of grpcMaxInboundMessageSize; give at least four times that, {least}"),
+        );
     }
     if config.proxy.polling.min > config.proxy.polling.max {
         let most = "grpcClientConsumerMaxLongPollingTimeoutMillis";

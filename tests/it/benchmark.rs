@@ -60,6 +60,20 @@ fn compare_measures_all_three_and_removes_its_stores() {
 }
 
 #[test]
+fn kinds_measures_message_types_order_and_filters_beside_normal_messages() {
+    let dir = harness::directory();
+    let quick = ["--rounds", "1", "--duration", "200ms", "--warmup", "50ms", "--receive", "2000", "--json"];
+    let args = [&["benchmark", "kinds", "--store", harness::text(dir.path())][..], &quick].concat();
+    let told = json(&harness::run(&args));
+    let rows = told["medians"].as_array().expect("rows");
+    assert_eq!(rows.len(), 8, "{told}");
+    for row in rows {
+        assert!(row["messages_per_second"].as_f64() > Some(0.0) && row["ratio"].as_f64() > Some(0.0), "{row}");
+    }
+    assert_eq!(fs::read_dir(dir.path()).expect("the directory").count(), 0);
+}
+
+#[test]
 fn a_compare_that_is_told_to_end_takes_its_server_along() {
     let dir = harness::directory();
     let mut compare = harness::ferromq()

@@ -208,11 +208,21 @@ fn read_boot_text(mut out: impl std::io::BufRead, ready: &mpsc::Sender<String>) 
 /// true everything that tests need must be there, and it fails.
 #[track_caller]
 pub fn skipped(why: &str) {
-    use std::io::Write as _;
     assert!(!std::env::var("CI").is_ok_and(|ci| ci == "true"), "CI must have what every test needs: {why}");
+    said(&format!("SKIPPED: {why}"));
+}
+
+/// The same for what the machine itself refuses, which nobody can install.
+pub fn refused_here(why: &str) {
+    said(&format!("SKIPPED: {why}"));
+}
+
+/// Says something about a test past the capture of test output.
+pub fn said(what: &str) {
+    use std::io::Write as _;
     let test = thread::current().name().unwrap_or("a test").to_owned();
     // Nobody to tell when standard error is gone.
-    drop(writeln!(std::io::stderr(), "SKIPPED {test}: {why}"));
+    drop(writeln!(std::io::stderr(), "{test}: {what}"));
 }
 
 /// A directory for a server, removed with the guard.

@@ -129,6 +129,8 @@ pub struct Book {
     void: Issue,
     /// While the group is FIFO.
     lines: Option<Box<Lines>>,
+    /// How often order began or ended.
+    order: u32,
 }
 
 impl Book {
@@ -146,6 +148,7 @@ impl Book {
             nonce: 0,
             void: Issue::default(),
             lines: None,
+            order: 0,
         }
     }
 

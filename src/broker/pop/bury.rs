@@ -105,11 +105,11 @@ impl Broker {
         let (topic, group, queue) = (&book.owner.topic, &book.owner.group, book.queue_id);
         // A full disk fails all of them alike: said once for each book and go.
         let mut later: Option<SettleError> = None;
-        let mut safe_at = None;
+        let mut moved = false;
         for offset in &doomed.offsets {
             let error = match self.dead_letter(book, *offset, |book| book.is_moving(*offset)) {
-                Ok(end) => {
-                    safe_at = Some(end);
+                Ok(_) => {
+                    moved = true;
                     continue;
                 }
                 Err(error) => error,
@@ -134,9 +134,8 @@ impl Broker {
                 }
             }
         }
-        if let Some(end) = safe_at.filter(|_| book.open().book.keeps_order()) {
-            // A poisoned store ends the process anyway.
-            let _ = self.inner.store.committed_blocking(end);
+        if moved {
+            // Their lines move on when it is safe, which the schedule sees to.
             self.release(book);
         }
         if let Some(error) = later {

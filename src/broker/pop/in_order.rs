@@ -18,12 +18,12 @@ use super::{
 };
 use crate::broker::{Group, long_poll::Cause};
 
-/// Messages whose groups one poll reads before other tasks of the thread get a turn: a few milliseconds.
+/// Messages whose groups one poll reads before it looks at the time.
 const LEARN_MAX: usize = 2048;
-/// Messages whose groups are read at once, when those that were wanted did not do.
+/// Messages whose groups are read at once, when those that were wanted did not do; then others of the thread get a turn.
 const CHUNK: usize = 256;
-/// Bytes of records that are read at once for their groups, unless the first alone is larger.
-const CHUNK_BYTES_MAX: u64 = 8 << 20;
+/// Bytes of records that are read at once for their groups, unless the first alone is larger: about a millisecond.
+const CHUNK_BYTES_MAX: u64 = 1 << 20;
 
 /// Books whose lines can move on once a record is safe. Dropped, also when nobody waits for that record any more, it sees
 /// to them.
@@ -49,6 +49,27 @@ impl Drop for HandOn<'_> {
     }
 }
 
+/// The one poll that reads message groups of a book; the others wait for what it finds. Dropped, it lets another one do so.
+/// The book must not be locked then.
+struct Learner<'a> {
+    book: &'a QueueBook,
+    order: u32,
+}
+
+impl Drop for Learner<'_> {
+    fn drop(&mut self) {
+        self.book.open().book.end_learning(self.order);
+    }
+}
+
+/// What a book has for a poll.
+struct Supply {
+    /// Messages that it lets through, as far as they were wanted.
+    ready: usize,
+    /// Whether more of them would be let through if their groups were known.
+    takes_more: bool,
+}
+
 /// How it went.
 #[derive(Debug, Default)]
 pub struct Learnt {
@@ -67,9 +88,10 @@ enum Look {
 }
 
 /// Entries of a queue from where its message groups are not known.
-struct Unseen {
+pub(super) struct Unseen<'a> {
     from: QueueOffset,
     entries: Vec<(Entry, Look)>,
+    learner: Learner<'a>,
 }
 
 impl Broker {
@@ -81,14 +103,27 @@ impl Broker {
         for index in (0..books.len()).map(|n| first.wrapping_add(n) % books.len()) {
             let book = &books[index];
             let mut chunk = wanted;
-            while self.missing(book, wanted) > 0 {
+            loop {
+                let supply = self.supply(book, wanted);
+                if supply.ready >= wanted || !supply.takes_more {
+                    wanted = wanted.saturating_sub(supply.ready);
+                    break;
+                }
                 if left == 0 {
                     learnt.tired = true;
                     return learnt;
                 }
+                if chunk == CHUNK {
+                    let mut handed_on = HandOn(Some(book));
+                    tokio::task::yield_now().await;
+                    handed_on.0 = None;
+                }
                 let unseen = match self.unseen(book, &take.filter, chunk.min(left)) {
                     Ok(Some(unseen)) => unseen,
-                    Ok(None) => break,
+                    Ok(None) => {
+                        wanted = wanted.saturating_sub(supply.ready);
+                        break;
+                    }
                     Err(error) => {
                         learnt.failure = Some(error);
                         break;
@@ -101,7 +136,6 @@ impl Broker {
                     break;
                 }
             }
-            wanted = self.missing(book, wanted);
             if wanted == 0 {
                 break;
             }
@@ -109,11 +143,18 @@ impl Broker {
         learnt
     }
 
-    /// How many of the wanted messages the book does not let through now.
-    fn missing(&self, book: &QueueBook, wanted: usize) -> usize {
+    /// What the book has of the wanted messages, as far as there is room in flight.
+    fn supply(&self, book: &QueueBook, wanted: usize) -> Supply {
+        let config = &self.inner.config;
         let mut pages = book.open();
         pages.book.release(self.inner.store.watermarks().dispatched);
-        wanted.saturating_sub(pages.book.deliverable(self.inner.clock.now(), wanted))
+        let again = pages.book.due(self.inner.clock.now(), wanted);
+        let takes_fresh = self.inner.pop.schedule.held() < config.in_flight_total_max;
+        let held = pages.book.in_flight().max(pages.book.waiting());
+        let room = if takes_fresh { config.in_flight_max.saturating_sub(held) } else { 0 };
+        let again = again.min(config.in_flight_max.saturating_sub(pages.book.in_flight()));
+        let fresh = pages.book.fresh_heads();
+        Supply { ready: again + fresh.min(room), takes_more: fresh < room }
     }
 
     /// Lets through what follows what is safe by now, and has somebody look again if something is not.
@@ -128,14 +169,19 @@ impl Broker {
         }
     }
 
-    /// The next entries whose message groups are not known, at most `max`; `None` when there are none, or too many messages
-    /// wait already.
-    fn unseen(&self, book: &QueueBook, filter: &Filter, max: usize) -> Result<Option<Unseen>, ReadError> {
-        let mut pages = book.open();
-        if pages.forgotten {
+    /// The next entries whose message groups are not known, at most `max`; `None` when there are none, somebody else reads
+    /// them, or too many messages wait already.
+    pub(super) fn unseen<'a>(
+        &self,
+        book: &'a QueueBook,
+        filter: &Filter,
+        max: usize,
+    ) -> Result<Option<Unseen<'a>>, ReadError> {
+        let mut opened = book.open();
+        if opened.forgotten {
             return Ok(None);
         }
-        let pages = &mut pages.book;
+        let pages = &mut opened.book;
         pages.keep_order(true, || self.inner.store.end());
         pages.release(self.inner.store.watermarks().dispatched);
         let Some((from, room)) = pages.unseen().filter(|(from, _)| *from < book.queue.max()) else { return Ok(None) };
@@ -155,20 +201,26 @@ impl Broker {
             }
             entries.push((entry, look));
         }
-        Ok((!entries.is_empty()).then_some(Unseen { from, entries }))
+        if entries.is_empty() {
+            return Ok(None);
+        }
+        let Some(order) = pages.begin_learning() else { return Ok(None) };
+        drop(opened);
+        Ok(Some(Unseen { from, entries, learner: Learner { book, order } }))
     }
 
     /// Reads the groups of these messages and puts each in its line.
-    async fn see(&self, book: &QueueBook, unseen: Unseen) -> Result<(), ReadError> {
-        let to_read = unseen.entries.iter().filter(|(_, look)| matches!(look, Look::Read));
+    pub(super) async fn see(&self, book: &QueueBook, unseen: Unseen<'_>) -> Result<(), ReadError> {
+        let Unseen { from, entries, learner } = unseen;
+        let to_read = entries.iter().filter(|(_, look)| matches!(look, Look::Read));
         let places: Vec<_> = to_read.map(|(entry, _)| (entry.physical, entry.size)).collect();
         let store = self.inner.store.clone();
         let read = move || -> Vec<_> { places.iter().map(|(at, size)| store.message(*at, *size)).collect() };
-        let messages = match unseen.entries.first() {
+        let messages = match entries.first() {
             Some((first, _)) if self.inner.store.is_cold(first.physical) => {
                 let at = first.physical;
                 let failed = |error| ReadError::Io { at, error: Arc::new(error) };
-                // The poll may have been woken for this, and be dropped while it waits.
+                // The poll may have been woken for this, or others wait for it, and be dropped while it waits.
                 let mut handed_on = HandOn(Some(book));
                 let read = self.off_the_runtime(read).await;
                 handed_on.0 = None;
@@ -177,13 +229,14 @@ impl Broker {
             _ => read(),
         };
         let mut pages = book.open();
-        if pages.forgotten || pages.book.seen().is_none_or(|seen| seen < unseen.from) {
-            // The group is not FIFO any more, or was not in between.
+        if pages.forgotten || pages.book.learning() != Some(learner.order) {
+            // The group is not FIFO any more, or has begun anew in between.
             return Ok(());
         }
+        self.inner.pop.touch();
         let mut messages = messages.into_iter();
-        let mut expected = unseen.from;
-        for (entry, look) in unseen.entries {
+        let mut expected = from;
+        for (entry, look) in entries {
             let message = if matches!(look, Look::Read) { messages.next() } else { None };
             let line = message.map(|message| self.line_of(message)).transpose()?;
             if entry.offset > expected {
@@ -193,6 +246,7 @@ impl Broker {
             expected = entry.offset.plus(1);
             if pages.book.seen().is_some_and(|seen| seen <= entry.offset) {
                 place(&mut pages, entry.offset, line);
+                self.inner.pop.schedule.count(&mut pages);
             }
             if pages.book.seen().is_none_or(|seen| seen <= entry.offset) {
                 // It changed while it was read. The next look begins with it.
@@ -234,7 +288,9 @@ impl Broker {
             };
             let mut pages = book.open();
             let offset = place.offset;
-            let Some(entry) = book.queue.entries(offset, 1)?.first().copied() else { continue };
+            let entry = book.queue.entries(offset, 1)?.first().copied().filter(|entry| entry.offset == offset);
+            // Not stored any more.
+            let Some(entry) = entry else { continue };
             let Some((attempt, nonce)) = pages.book.again(offset, place.nonce, now, until) else { continue };
             self.inner.pop.schedule.bring_forward(book, &mut pages, now);
             batch.book(Booked { book: index, offset, attempt, nonce, physical: entry.physical, size: entry.size });
@@ -266,8 +322,8 @@ fn place(pages: &mut Pages, offset: QueueOffset, line: Option<LineId>) {
             if pages.book.is_untouched(offset) {
                 pages.book.pass(offset..offset.plus(1));
             }
-            // Done by now; what became an exception meanwhile is not, and is read as the next one.
-            if pages.book.is_done(offset) {
+            // Done and safe; what was done, or became an exception, since it was looked at is the next one to look at.
+            if pages.book.is_done(offset) && pages.book.is_safe(offset) {
                 pages.book.see(offset, LineId::NO_GROUP);
             }
         }

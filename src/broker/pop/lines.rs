@@ -85,6 +85,8 @@ pub struct Lines {
     barrier: Option<PhysicalOffset>,
     /// Something can be taken that could not be before.
     moved: bool,
+    /// Somebody reads the message groups of what was not seen.
+    pub is_read: bool,
 }
 
 impl Lines {
@@ -123,18 +125,31 @@ impl Lines {
             self.moved = true;
         }
         let (end, _) = self.unsafe_yet.front()?;
-        if *end > committed { None } else { self.unsafe_yet.pop_front().map(|(_, range)| range) }
+        if *end > committed {
+            return None;
+        }
+        let (_, range) = self.unsafe_yet.pop_front()?;
+        // Nobody could look further as long as it was not safe.
+        self.moved |= range.end > self.seen;
+        Some(range)
+    }
+    pub fn is_safe(&self, offset: QueueOffset) -> bool {
+        !self.unsafe_yet.iter().any(|(_, range)| range.contains(&offset))
     }
     pub fn is_first(&self, offset: QueueOffset) -> bool {
         self.heads.contains_key(&offset)
     }
 
-    /// Messages that can be delivered now; counted up to `enough`.
-    pub fn deliverable(&self, now: Deadline, enough: usize) -> usize {
+    /// Heads whose next attempt is due; counted up to `enough`.
+    pub fn due(&self, now: Deadline, enough: usize) -> usize {
         if !self.before.is_empty() {
             return 0;
         }
-        self.fresh.len() + self.retries.iter().take(enough).take_while(|(due, _)| *due <= now).count()
+        self.retries.iter().take(enough).take_while(|(due, _)| *due <= now).count()
+    }
+    /// Heads that were never delivered.
+    pub fn fresh_heads(&self) -> usize {
+        if self.before.is_empty() { self.fresh.len() } else { 0 }
     }
     /// The oldest that was never delivered.
     pub fn fresh(&self) -> Option<QueueOffset> {

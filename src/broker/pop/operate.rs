@@ -23,8 +23,12 @@ impl Broker {
     ) -> Result<bool, OperateError> {
         let book = self.operated(group, topic, queue, offset)?;
         let _release = Release { broker: self.clone(), books: vec![Arc::clone(&book)] };
-        let Some(end) = self.skip_unsynced(&book, offset).map_err(SettleError::from)? else { return Ok(false) };
-        self.confirmed(end).await.map_err(SettleError::from)?;
+        let end = self.skip_unsynced(&book, offset).map_err(SettleError::from)?;
+        // What is done already may still be on its way to the disk.
+        self.confirmed(end.unwrap_or_else(|| self.inner.store.end())).await.map_err(SettleError::from)?;
+        if end.is_none() {
+            return Ok(false);
+        }
         tracing::info!(%topic, %group, %queue, %offset, "message skipped");
         Ok(true)
     }
@@ -56,6 +60,7 @@ impl Broker {
     ) -> Result<bool, OperateError> {
         let book = self.operated(group, topic, queue, offset)?;
         if book.open().book.is_done(offset) {
+            self.confirmed(self.inner.store.end()).await.map_err(SettleError::from)?;
             return Ok(false);
         }
         let _release = Release { broker: self.clone(), books: vec![Arc::clone(&book)] };

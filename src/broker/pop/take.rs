@@ -349,6 +349,7 @@ impl Batch {
         for booked in passed {
             let mut pages = self.books[booked.book].open();
             pages.book.pass_delivery(booked.offset, booked.nonce);
+            self.broker.inner.pop.schedule.count(&mut pages);
             moved |= pages.book.has_moved();
         }
         if moved {

@@ -21,7 +21,10 @@ use crate::proto::v2::{
     telemetry_command::Command,
 };
 
-use super::args::Endpoint;
+use super::{
+    args::Endpoint,
+    kind::{Kind, Wanted},
+};
 
 /// Connecting, and each call of the handshake, takes no longer.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,7 +45,7 @@ const HTTP2_WINDOW: u32 = 8 << 20;
 #[derive(Clone, Debug)]
 pub enum Role {
     Producer,
-    Consumer { group: String },
+    Consumer { group: String, wanted: Wanted },
 }
 
 /// One client on one connection; lives on one thread.
@@ -54,6 +57,7 @@ pub struct Connection {
     client_id: String,
     queues: Vec<v2::MessageQueue>,
     calls: Cell<u64>,
+    sent: Cell<u64>,
     /// Heartbeats and the reader of the Telemetry stream; they end with the connection.
     tasks: [AbortHandle; 2],
 }
@@ -83,7 +87,7 @@ impl Connection {
                 .context("no answer to the settings sent over Telemetry")??;
         let heartbeat = tokio::task::spawn_local(heartbeats(client.clone(), metadata.clone(), role.clone()));
         let tasks = [telemetry, heartbeat.abort_handle()];
-        Ok(Self { client, metadata, topic, role, client_id, queues, calls: Cell::new(0), tasks })
+        Ok(Self { client, metadata, topic, role, client_id, queues, calls: Cell::new(0), sent: Cell::new(0), tasks })
     }
 
     /// Opens what the first message needs and nothing more: for the time to the first acknowledgement.
@@ -98,19 +102,43 @@ impl Connection {
         ok("SendMessage", answer.status.as_ref())
     }
 
-    /// Sends `count` messages in one call. `note` goes along as a user property.
-    pub async fn send(&self, count: u64, body: &Bytes, note: Option<(&str, &str)>) -> anyhow::Result<()> {
+    /// Sends `count` messages in one call. `note` goes along as a user property. Transactions are committed, each with a
+    /// call of its own.
+    pub async fn send(&self, kind: Kind, count: u64, body: &Bytes, note: Option<(&str, &str)>) -> anyhow::Result<()> {
         let call = self.calls.replace(self.calls.get() + 1);
-        let messages: Vec<_> = (0..count)
-            .map(|n| message(&self.topic, format!("{}#{call:x}.{n:x}", self.client_id), body, note))
-            .collect();
+        let first = self.sent.replace(self.sent.get() + count);
+        let made = |n| {
+            let mut message = message(&self.topic, format!("{}#{call:x}.{n:x}", self.client_id), body, note);
+            kind.mark(&mut message, first + n);
+            message
+        };
+        let messages: Vec<_> = (0..count).map(made).collect();
         let request = request(&self.metadata, CALL_TIMEOUT, v2::SendMessageRequest { messages });
         let answer = self.client.clone().send_message(request).await?.into_inner();
         ok("SendMessage", answer.status.as_ref())?;
         let stored = answer.entries.iter().filter(|e| is_ok(e.status.as_ref())).count() as u64;
         // Apache answers a batch, which it stores as one unit, with a single entry.
         ensure!(stored == count || answer.entries.len() == 1, "SendMessage: {stored} of {count} messages were stored");
+        if kind == Kind::Transaction {
+            for entry in answer.entries {
+                self.commit(entry).await?;
+            }
+        }
         Ok(())
+    }
+
+    async fn commit(&self, half: v2::SendResultEntry) -> anyhow::Result<()> {
+        let message = v2::EndTransactionRequest {
+            topic: Some(self.topic.clone()),
+            message_id: half.message_id,
+            transaction_id: half.transaction_id,
+            resolution: v2::TransactionResolution::Commit.into(),
+            source: v2::TransactionSource::SourceClient.into(),
+            trace_context: String::new(),
+        };
+        let request = request(&self.metadata, CALL_TIMEOUT, message);
+        let answer = self.client.clone().end_transaction(request).await?.into_inner();
+        ok("EndTransaction", answer.status.as_ref())
     }
 
     /// Receives up to `max` messages; empty when the poll ended without any.
@@ -120,10 +148,7 @@ impl Connection {
         let message = v2::ReceiveMessageRequest {
             group: self.group(),
             message_queue: Some(queue.clone()),
-            filter_expression: Some(v2::FilterExpression {
-                r#type: v2::FilterType::Tag.into(),
-                expression: "*".into(),
-            }),
+            filter_expression: Some(self.wanted().expression()),
             batch_size: i32::try_from(max)?,
             invisible_duration: Some(span(INVISIBLE)),
             auto_renew: false,
@@ -170,7 +195,14 @@ impl Connection {
     fn group(&self) -> Option<v2::Resource> {
         match &self.role {
             Role::Producer => None,
-            Role::Consumer { group } => Some(resource(group)),
+            Role::Consumer { group, .. } => Some(resource(group)),
+        }
+    }
+
+    fn wanted(&self) -> Wanted {
+        match self.role {
+            Role::Producer => Wanted::All,
+            Role::Consumer { wanted, .. } => wanted,
         }
     }
 }
@@ -227,9 +259,9 @@ fn settings(endpoint: &Endpoint, topic: &v2::Resource, role: &Role) -> v2::Setti
             let publishing = v2::Publishing { topics: vec![topic.clone()], ..Default::default() };
             (v2::ClientType::Producer, PubSub::Publishing(publishing))
         }
-        Role::Consumer { group } => {
-            let expression = v2::FilterExpression { r#type: v2::FilterType::Tag.into(), expression: "*".into() };
-            let entry = v2::SubscriptionEntry { topic: Some(topic.clone()), expression: Some(expression) };
+        Role::Consumer { group, wanted } => {
+            let expression = Some(wanted.expression());
+            let entry = v2::SubscriptionEntry { topic: Some(topic.clone()), expression };
             let subscription = v2::Subscription {
                 group: Some(resource(group)),
                 subscriptions: vec![entry],
@@ -258,7 +290,7 @@ async fn heartbeats(mut client: MessagingServiceClient<Channel>, metadata: Metad
         tokio::time::sleep(HEARTBEAT_INTERVAL).await;
         let (group, client_type) = match &role {
             Role::Producer => (None, v2::ClientType::Producer),
-            Role::Consumer { group } => (Some(resource(group)), v2::ClientType::SimpleConsumer),
+            Role::Consumer { group, .. } => (Some(resource(group)), v2::ClientType::SimpleConsumer),
         };
         let message = v2::HeartbeatRequest { group, client_type: client_type.into() };
         // A lost heartbeat shows in the calls that are measured.

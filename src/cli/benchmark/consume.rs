@@ -10,6 +10,7 @@ use super::{
     args::Load,
     client::Role,
     drive::{self, Done, Goal, Outcome, Plan},
+    kind::{Kind, ONE_IN, Wanted},
     produce::{self, Shape},
     tally::Report,
 };
@@ -38,6 +39,9 @@ pub struct Args {
     /// Messages asked for by one call, all acknowledged by one more
     #[arg(long, short = 'b', value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=32))]
     batch: u64,
+    /// Which messages are wanted; of what is filtered, --count is what is sent
+    #[arg(long, value_name = "WHICH", value_enum, default_value_t)]
+    wanted: Wanted,
 }
 
 #[derive(Serialize)]
@@ -48,20 +52,28 @@ struct Told<'a> {
     in_flight: u32,
     size: usize,
     batch: u64,
+    wanted: Wanted,
     #[serde(flatten)]
     report: &'a Report,
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let wanted = args.wanted;
+    ensure!(
+        wanted == Wanted::All || args.count >= 2 * ONE_IN,
+        "one in {ONE_IN} of {} is nothing; raise --count",
+        args.count
+    );
     if !args.no_fill {
-        fill(&args.load, &args.group, args.size, args.count)?;
+        fill(&args.load, &args.group, &Filling::of(wanted, args.size), args.count)?;
     }
-    let plan = plan(&args.load, &args.group, args.batch, args.count);
+    let count = wanted.of(args.count);
+    let plan = plan(&args.load, &args.group, wanted, args.batch, count);
     let outcome = load(plan)?;
     let got = outcome.tally.messages();
     let report = outcome.tally.report(outcome.elapsed, args.size, 0);
     ensure!(
-        got < args.count || report.messages > 0,
+        got < count || report.messages > 0,
         "all {got} messages came within the warm-up; raise --count or lower --warmup"
     );
     let told = Told {
@@ -71,6 +83,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         in_flight: args.load.in_flight,
         size: args.size,
         batch: args.batch,
+        wanted,
         report: &report,
     };
     if args.load.json {
@@ -79,38 +92,53 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         println!("consume from {}: up to {} a call, {}", told.endpoint, told.batch, produce::shown(&args.load, None));
         println!("{report}");
     }
-    if got < args.count {
-        eprintln!("only {got} of {} messages came within {} s", args.count, LIMIT.as_secs());
+    if got < count {
+        eprintln!("only {got} of {count} messages came within {} s", LIMIT.as_secs());
     }
-    Ok(if report.is_clean() && got >= args.count { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report.is_clean() && got >= count { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What a topic is filled with, for whom.
+pub struct Filling {
+    pub kind: Kind,
+    pub wanted: Wanted,
+    /// Bytes of a body.
+    pub size: usize,
+}
+
+impl Filling {
+    pub fn of(wanted: Wanted, size: usize) -> Self {
+        let kind = if wanted == Wanted::All { Kind::Normal } else { Kind::Marked };
+        Self { kind, wanted, size }
+    }
 }
 
 /// Sends `count` messages, after the group has shown itself once: Apache gives a group that it first sees on a topic with
 /// history the newest message only.
-pub fn fill(load: &Load, group: &str, size: usize, count: u64) -> anyhow::Result<()> {
+pub fn fill(load: &Load, group: &str, filling: &Filling, count: u64) -> anyhow::Result<()> {
     let mut first = load.clone();
     (first.connections, first.in_flight, first.warmup) = (1, 1, Duration::ZERO);
-    let introduction = plan(&first, group, 1, 1);
+    let introduction = plan(&first, group, filling.wanted, 1, 1);
     let fill = Load { warmup: Duration::ZERO, ..load.clone() };
-    let shape = Shape { size, batch: FILL_BATCH };
+    let shape = Shape { size: filling.size, batch: FILL_BATCH, kind: filling.kind };
     // One more: the introduction takes one.
     let fill = produce::plan(&fill, &shape, Goal::Ask(count + 1), None);
     let introduced = std::thread::spawn(move || self::load(introduction));
-    let filled = produce::load(fill, size)?;
+    let filled = produce::load(fill, &shape)?;
     let introduced = introduced.join().map_err(|_| anyhow::anyhow!("the first poll panicked"))??;
     for outcome in [&filled, &introduced] {
-        let report = outcome.tally.report(outcome.elapsed, size, 0);
+        let report = outcome.tally.report(outcome.elapsed, filling.size, 0);
         ensure!(report.failed_calls == 0, "filling the topic: {}", report.errors.join("; "));
     }
     Ok(())
 }
 
 /// The plan of receiving `count` messages, up to `batch` a call.
-pub fn plan(load: &Load, group: &str, batch: u64, count: u64) -> Plan {
+pub fn plan(load: &Load, group: &str, wanted: Wanted, batch: u64, count: u64) -> Plan {
     Plan {
         endpoint: load.endpoint.clone(),
         topic: load.topic.clone(),
-        role: Role::Consumer { group: group.to_owned() },
+        role: Role::Consumer { group: group.to_owned(), wanted },
         connections: load.connections,
         in_flight: load.in_flight,
         threads: load.threads(),

@@ -17,6 +17,7 @@ use super::{
     args::{self, Load},
     consume,
     drive::{self, Done, Goal, Outcome, Plan},
+    kind::{Kind, Wanted},
     produce::{self, Shape},
     tally::Report,
 };
@@ -85,6 +86,10 @@ impl Run {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    anyhow::ensure!(
+        args.shape.kind != Kind::Delay,
+        "messages that are due in an hour do not arrive; choose another --type"
+    );
     let run = Run {
         id: std::process::id(),
         origin: Instant::now(),
@@ -131,11 +136,11 @@ fn tell(args: &Args, sent: &Outcome, received: &Outcome, missing: u64) -> anyhow
 
 fn send(args: &Args, run: Run) -> anyhow::Result<Outcome> {
     let plan = produce::plan(&args.load, &args.shape, Goal::Time(args.duration), Some(args.rate));
-    let body = produce::body(args.shape.size);
+    let (body, kind) = (produce::body(args.shape.size), args.shape.kind);
     drive::drive(plan, CancellationToken::new(), move |connection, slot| {
         let (body, note) = (body.clone(), run.note(slot.due));
         async move {
-            connection.send(slot.messages, &body, Some((NOTE, &note))).await?;
+            connection.send(kind, slot.messages, &body, Some((NOTE, &note))).await?;
             Ok(Done { messages: slot.messages, latencies: None })
         }
     })
@@ -148,7 +153,7 @@ fn receive(args: &Args, run: Run, over: CancellationToken) -> thread::JoinHandle
         in_flight: 2,
         warmup: Duration::ZERO,
         limit: args.load.warmup + args.duration + produce::GRACE + ARRIVAL_GRACE * 2,
-        ..consume::plan(&args.load, &args.group, 32, u64::MAX)
+        ..consume::plan(&args.load, &args.group, Wanted::All, 32, u64::MAX)
     };
     thread::spawn(move || {
         drive::drive(plan, over, move |connection, slot| {

@@ -11,6 +11,8 @@ mod compare;
 mod consume;
 mod drive;
 mod e2e;
+mod kind;
+mod kinds;
 mod produce;
 mod tally;
 mod yardstick;
@@ -37,6 +39,8 @@ enum Command {
     Yardstick(yardstick::Args),
     /// Measure FerroMQ in both flush modes beside the bare service, on this machine
     Compare(compare::Args),
+    /// Measure the message types and filters beside normal messages, on this machine
+    Kinds(kinds::Args),
 }
 
 /// Runs one benchmark and prints its report. The exit code says whether every call was answered OK, and nothing about
@@ -48,5 +52,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::E2e(args) => e2e::run(&args),
         Command::Yardstick(args) => yardstick::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Kinds(args) => kinds::run(&args),
     }
 }

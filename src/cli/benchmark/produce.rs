@@ -10,6 +10,7 @@ use super::{
     args::{self, Load},
     client::Role,
     drive::{self, Done, Goal, Outcome, Plan},
+    kind::Kind,
     tally::Report,
 };
 
@@ -45,6 +46,9 @@ pub struct Shape {
     /// Messages of one call
     #[arg(long, short = 'b', value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
     pub batch: u64,
+    /// What the messages are. A server that does not make topics by itself must have the topic, of that type
+    #[arg(long = "type", value_name = "KIND", value_enum, default_value_t)]
+    pub kind: Kind,
 }
 
 /// Messages per second: above 0, up to a million.
@@ -62,6 +66,8 @@ struct Told<'a> {
     in_flight: u32,
     size: usize,
     batch: u64,
+    #[serde(rename = "type")]
+    kind: Kind,
     rate: Option<f64>,
     #[serde(flatten)]
     report: &'a Report,
@@ -70,7 +76,7 @@ struct Told<'a> {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let goal = args.count.map_or(Goal::Time(args.duration), Goal::Ask);
     let plan = plan(&args.load, &args.shape, goal, args.rate);
-    let outcome = load(plan, args.shape.size)?;
+    let outcome = load(plan, &args.shape)?;
     let report = outcome.tally.report(outcome.elapsed, args.shape.size, outcome.unsent);
     let told = Told {
         benchmark: "produce",
@@ -79,6 +85,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         in_flight: args.load.in_flight,
         size: args.shape.size,
         batch: args.shape.batch,
+        kind: args.shape.kind,
         rate: args.rate,
         report: &report,
     };
@@ -118,13 +125,13 @@ pub fn plan(load: &Load, shape: &Shape, goal: Goal, rate: Option<f64>) -> Plan {
     }
 }
 
-/// Sends bodies of `size` bytes.
-pub fn load(plan: Plan, size: usize) -> anyhow::Result<Outcome> {
-    let body = body(size);
+/// Sends messages of this shape.
+pub fn load(plan: Plan, shape: &Shape) -> anyhow::Result<Outcome> {
+    let (body, kind) = (body(shape.size), shape.kind);
     drive::drive(plan, CancellationToken::new(), move |connection, slot| {
         let body = body.clone();
         async move {
-            connection.send(slot.messages, &body, None).await?;
+            connection.send(kind, slot.messages, &body, None).await?;
             Ok(Done { messages: slot.messages, latencies: None })
         }
     })

@@ -20,6 +20,7 @@ mod fifo;
 mod groups;
 mod limits;
 mod redeliver;
+mod rolling;
 mod tls;
 mod transactions;
 

@@ -73,15 +73,24 @@ impl Stage {
         self.start_with(command, &[])
     }
 
+    /// Starts the driver of any client.
+    pub fn start_as(&self, driver: &Driver, command: &str) -> Run {
+        self.start_driver(driver, command, &[])
+    }
+
     /// Starts a driver with more arguments, which may hold any character.
     pub fn start_with(&self, command: &str, more: &[&str]) -> Run {
+        self.start_driver(&self.driver, command, more)
+    }
+
+    fn start_driver(&self, driver: &Driver, command: &str, more: &[&str]) -> Run {
         let mut words: Vec<&str> = command.split_whitespace().collect();
         words.extend(more);
         let endpoint = format!("{}:{}", self.host, self.server.port());
         words.extend(["--endpoint", &endpoint]);
         words.extend(self.security.iter().map(String::as_str));
         let number = self.traces.borrow().len();
-        let run = self.driver.start(&self.dir(), number, &words);
+        let run = driver.start(&self.dir(), number, &words);
         self.traces.borrow_mut().push(run.trace());
         run
     }

@@ -26,6 +26,8 @@ pub struct Event {
     /// RocketMQ's status code of an error; none when the transport or the client itself refused.
     pub code: Option<i32>,
     pub message: Option<String>,
+    /// What an error befell.
+    pub op: Option<String>,
     /// Milliseconds since the epoch.
     pub ts: u64,
     pub version: Option<String>,
@@ -48,6 +50,15 @@ impl Event {
     }
     pub fn body(&self) -> &str {
         self.body.as_deref().expect("an event about a message has its body")
+    }
+    /// What an error was about, and its code or the beginning of what the client said.
+    pub fn cause(&self) -> String {
+        let op = self.op.as_deref().unwrap_or("?");
+        let said = self.message.as_deref().unwrap_or_default();
+        self.code.map_or_else(
+            || format!("{op}: {}", said.chars().take(60).collect::<String>()),
+            |code| format!("{op}: {code}"),
+        )
     }
     pub fn attempt(&self) -> u32 {
         self.attempt.expect("every delivered message has its attempt")

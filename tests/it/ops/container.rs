@@ -180,7 +180,7 @@ impl Container {
 fn the_image_runs_unprivileged_on_a_read_only_root() {
     if let Some(why) = unable() {
         // A machine whose kernel refuses is no fault of the image, in CI as elsewhere.
-        return harness::skipped(&why);
+        return harness::refused_here(&why);
     }
     let image = Image::read();
     let dir = directory();

@@ -13,7 +13,7 @@ use super::{
 };
 
 /// How soon a book that waits for the log is looked at, should nobody who waits with it do so.
-const LOG_LOOK: Duration = Duration::from_millis(5);
+const LOG_LOOK: Duration = Duration::from_millis(20);
 
 impl First {
     pub(super) fn of(exception: Option<&Exception>) -> Self {
@@ -36,6 +36,31 @@ impl Book {
             let in_flight = self.leases.iter().map(|(_, offset)| *offset);
             Box::new(Lines::starting_at(self.commit, in_flight, end()))
         });
+        self.order = self.order.wrapping_add(1);
+    }
+
+    /// Books that somebody reads message groups for now: which order it is, see [`Book::learning`]. `None` when somebody
+    /// does so already.
+    pub fn begin_learning(&mut self) -> Option<u32> {
+        let order = self.order;
+        self.lines.as_mut().filter(|lines| !lines.is_read)?.is_read = true;
+        Some(order)
+    }
+
+    pub fn end_learning(&mut self, order: u32) {
+        if let Some(lines) = self.lines.as_mut().filter(|_| self.order == order) {
+            lines.is_read = false;
+        }
+    }
+
+    /// The order that somebody reads message groups for: another one each time that order begins anew.
+    pub fn learning(&self) -> Option<u32> {
+        self.lines.as_ref().filter(|lines| lines.is_read).map(|_| self.order)
+    }
+
+    /// Whether what is done there is as safe as the flush policy says.
+    pub fn is_safe(&self, offset: QueueOffset) -> bool {
+        self.lines.as_ref().is_none_or(|lines| lines.is_safe(offset))
     }
 
     pub fn keeps_order(&self) -> bool {
@@ -90,7 +115,7 @@ impl Book {
         let first = if self.is_done(offset) { First::Done } else { First::of(self.exceptions.get(&offset)) };
         let Some(lines) = &mut self.lines else { return };
         let lost = planted(Fault::LocksLostAtRestart) && first != First::Untouched;
-        if first == First::Done || lost {
+        if (first == First::Done && lines.is_safe(offset)) || lost {
             lines.saw(offset.plus(1));
         } else {
             lines.join(offset, line, first);
@@ -102,9 +127,14 @@ impl Book {
         self.lines.as_ref()?.fresh()
     }
 
-    /// Messages that order lets through now; counted up to `enough`.
-    pub fn deliverable(&self, now: Deadline, enough: usize) -> usize {
-        self.lines.as_ref().map_or(0, |lines| lines.deliverable(now, enough))
+    /// Attempts that are due and that order lets through; counted up to `enough`.
+    pub fn due(&self, now: Deadline, enough: usize) -> usize {
+        self.lines.as_ref().map_or(0, |lines| lines.due(now, enough))
+    }
+
+    /// Messages that were never delivered and are the first of their lines.
+    pub fn fresh_heads(&self) -> usize {
+        self.lines.as_ref().map_or(0, |lines| lines.fresh_heads())
     }
 
     /// Whether a line moved on since this was last asked, so that a poll may find something.

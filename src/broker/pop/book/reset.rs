@@ -27,7 +27,7 @@ impl Book {
 
     /// Begins anew at `to`, whatever was done, in flight or waiting; receipts up to `void` are void.
     pub fn reset(&mut self, to: QueueOffset, void: Issue) {
-        *self = Self { nonce: self.nonce, void, ..Self::starting_at(to) };
+        *self = Self { nonce: self.nonce, void, order: self.order.wrapping_add(1), ..Self::starting_at(to) };
     }
 
     /// Restores what a snapshot says of receipts.

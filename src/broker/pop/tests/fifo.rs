@@ -392,3 +392,73 @@ async fn queues_are_ordered_each_for_itself_and_all_are_read() {
     all.sort();
     assert_eq!(all, letters);
 }
+
+/// A store that makes safe what it is told to, and when.
+fn stepped() -> World {
+    let mut machine = Machine::new();
+    machine.store.threads = Threads::Stepped;
+    let world = World::on(machine, 1);
+    world.set_fifo(true);
+    world
+}
+
+#[tokio::test]
+async fn what_was_settled_while_its_group_was_read_was_passed_over_before_that_was_safe() {
+    let world = stepped();
+    let step = async || world.broker.store().step_commit().unwrap();
+    tokio::join!(world.send_letters(&["a0", "a1"]), step());
+    let poll = world.poll(10);
+    let found = world.broker.topic(topic().as_str()).unwrap();
+    let subscription = world.broker.subscription(&found, &group()).unwrap();
+    let books = subscription.books();
+    let unseen = world.broker.unseen(&books[0], &poll.filter, 10).unwrap().unwrap();
+    assert!(world.broker.skip(&group(), &topic(), QueueId(0), at(0)).now_or_never().is_none(), "it is not safe yet");
+    world.broker.see(&books[0], unseen).await.unwrap();
+    assert!(world.take(10).await.is_empty(), "a power cut now would bring a0 after a1");
+    step().await;
+    assert_eq!(world.taken(10).await, ["a1"]);
+}
+
+#[tokio::test]
+async fn a_poll_slept_on_when_what_was_done_beyond_all_that_was_seen_became_safe() {
+    let world = stepped();
+    let step = async || world.broker.store().step_commit().unwrap();
+    tokio::join!(world.send_letters(&["a0", "b0"]), step());
+    assert!(world.broker.skip(&group(), &topic(), QueueId(0), at(1)).now_or_never().is_none());
+    // Nobody may look beyond until that is safe.
+    let parked = world.park(world.long_poll(10)).await;
+    let due = world.broker.revive().await.expect("somebody looks again");
+    step().await;
+    world.pass(due.remaining(world.machine.clock.now()));
+    world.broker.revive().await;
+    assert_eq!(bodies(&parked.await.unwrap().unwrap()), ["a0"]);
+}
+
+#[tokio::test]
+async fn what_was_read_for_an_order_that_a_reset_ended_is_forgotten() {
+    let world = World::in_order(1);
+    world.send_letters(&["a0", "a1", "b0"]).await;
+    world.broker.skip(&group(), &topic(), QueueId(0), at(1)).await.unwrap();
+    let poll = world.poll(10);
+    let found = world.broker.topic(topic().as_str()).unwrap();
+    let subscription = world.broker.subscription(&found, &group()).unwrap();
+    let books = subscription.books();
+    let unseen = world.broker.unseen(&books[0], &poll.filter, 10).unwrap().unwrap();
+    assert!(world.broker.unseen(&books[0], &poll.filter, 10).unwrap().is_none(), "one poll reads, the others wait");
+    world.broker.reset_offset(&topic(), &group(), QueueId(0), at(0)).await.unwrap();
+    assert_eq!(world.taken(1).await, ["a0"]);
+    world.broker.see(&books[0], unseen).await.unwrap();
+    world.broker.skip(&group(), &topic(), QueueId(0), at(0)).await.unwrap();
+    assert_eq!(world.taken(10).await, ["a1", "b0"], "a1 was done before the reset, not since");
+}
+
+#[tokio::test]
+async fn what_was_skipped_already_is_said_only_when_that_is_safe() {
+    let world = stepped();
+    let step = async || world.broker.store().step_commit().unwrap();
+    tokio::join!(world.send_letters(&["a0"]), step());
+    let skip = || world.broker.skip(&group(), &topic(), QueueId(0), at(0)).now_or_never();
+    assert!(skip().is_none() && skip().is_none(), "the first skip is still on its way to the disk");
+    step().await;
+    assert!(!skip().unwrap().unwrap());
+}

@@ -60,23 +60,27 @@ impl Stage {
         let mut slot = self.child.lock();
         let pid = Pid::from_child(slot.insert(command.spawn().context("starting it")?));
         drop(slot);
-        let mut running =
-            Running { stage: self, pid, started, endpoint: Endpoint { host: "127.0.0.1".into(), port: 0 } };
-        running.endpoint.port = self.wait_for_port(&ports, started).map_err(|error| {
+        let mut running = Running {
+            stage: self,
+            pid,
+            started,
+            endpoint: Endpoint { host: "127.0.0.1".into(), port: 0 },
+            admin: None,
+        };
+        let ports = self.wait_for_ports(&ports, started).map_err(|error| {
             let output = fs::read_to_string(&output).unwrap_or_default();
             error.context(format!("its output: {}", tail(&output, OUTPUT_SHOWN)))
         })?;
+        let port = |name: &str| ports[name].as_u64().and_then(|port| u16::try_from(port).ok());
+        running.endpoint.port = port("grpc").with_context(|| format!("its ports file names no grpc port: {ports}"))?;
+        running.admin = port("admin");
         Ok(running)
     }
 
-    fn wait_for_port(&self, file: &Path, started: Instant) -> anyhow::Result<u16> {
+    fn wait_for_ports(&self, file: &Path, started: Instant) -> anyhow::Result<serde_json::Value> {
         loop {
             match fs::read(file) {
-                Ok(json) => {
-                    let ports: serde_json::Value = serde_json::from_slice(&json).context("its ports file")?;
-                    let port = ports["grpc"].as_u64().and_then(|p| u16::try_from(p).ok());
-                    return port.with_context(|| format!("its ports file names no grpc port: {ports}"));
-                }
+                Ok(json) => return serde_json::from_slice(&json).context("its ports file"),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => return Err(e).context("its ports file"),
             }
@@ -164,6 +168,8 @@ pub struct Running<'a> {
     /// When it was executed.
     pub started: Instant,
     pub endpoint: Endpoint,
+    /// Port of its administration.
+    pub admin: Option<u16>,
 }
 
 impl Running<'_> {

@@ -67,7 +67,7 @@ impl Medians {
 }
 
 /// The one in the middle; between the two where there is none. NaN for nothing.
-fn median(mut values: Vec<f64>) -> f64 {
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     match values.len() {

@@ -3,9 +3,9 @@
 //! Each round starts each subject afresh with an empty store and has it to itself, so that neither a drift of the machine
 //! nor another subject's leftovers favour one of them. What counts is the median over the rounds.
 
-mod child;
-mod medians;
-mod sample;
+pub mod child;
+pub mod medians;
+pub mod sample;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 

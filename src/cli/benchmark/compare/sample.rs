@@ -9,8 +9,9 @@ use super::{
     super::{
         args::Load,
         client::Connection,
-        consume,
+        consume::{self, Filling},
         drive::{Goal, Outcome},
+        kind::{Kind, Wanted},
         produce::{self, Shape},
         tally::{Millis, Report},
     },
@@ -67,18 +68,18 @@ pub fn take(args: &Args, stage: &Stage, subject: Subject) -> anyhow::Result<Samp
     thread::sleep(IDLE);
     let idle_rss_anon_kib = running.rss_anon_kib()?;
     let send = |batch| {
-        let shape = Shape { size: args.size, batch };
+        let shape = Shape { size: args.size, batch, kind: Kind::Normal };
         let plan = produce::plan(&load(TOPIC), &shape, Goal::Time(args.duration), None);
-        measure(&running, args.size, || produce::load(plan, args.size))
+        measure(&running, args.size, || produce::load(plan, &shape))
     };
     let single = send(1).context("sending")?;
     let batch = send(args.batch).context("sending batches")?;
     let load = load(RECEIVE_TOPIC);
     // The yardstick gives as many as are asked for.
     if subject != Subject::Yardstick {
-        consume::fill(&load, GROUP, args.size, args.receive)?;
+        consume::fill(&load, GROUP, &Filling::of(Wanted::All, args.size), args.receive)?;
     }
-    let mut plan = consume::plan(&load, GROUP, args.batch, args.receive);
+    let mut plan = consume::plan(&load, GROUP, Wanted::All, args.batch, args.receive);
     // Measured from the first poll on: it is over in a second or two.
     (plan.warmup, plan.limit) = (Duration::ZERO, RECEIVE_LIMIT);
     let receive = measure(&running, args.size, || {
@@ -98,7 +99,7 @@ fn first_ack(running: &Running<'_>, size: usize) -> anyhow::Result<f64> {
     Ok(running.started.elapsed().as_secs_f64() * 1000.0)
 }
 
-fn measure(
+pub fn measure(
     running: &Running<'_>,
     size: usize,
     load: impl FnOnce() -> anyhow::Result<Outcome>,

@@ -2,7 +2,13 @@ use std::sync::atomic::AtomicU32;
 
 use tonic::transport::server::TcpIncoming;
 
-use super::{super::yardstick, *};
+use super::{
+    super::{
+        kind::{Kind, Wanted},
+        yardstick,
+    },
+    *,
+};
 
 /// A yardstick of the test's own, on a free port. It ends with the test's process.
 fn yardstick() -> Endpoint {
@@ -39,7 +45,7 @@ fn send(plan: Plan) -> Outcome {
     drive(plan, CancellationToken::new(), move |connection, slot| {
         let body = body.clone();
         async move {
-            connection.send(slot.messages, &body, Some(("key", "value"))).await?;
+            connection.send(Kind::Normal, slot.messages, &body, Some(("key", "value"))).await?;
             Ok(Done { messages: slot.messages, latencies: None })
         }
     })
@@ -86,7 +92,8 @@ fn a_paced_load_hung_when_one_connection_was_slower_than_another() {
 
 #[test]
 fn receiving_stops_once_enough_has_come() {
-    let plan = Plan { role: Role::Consumer { group: "g".into() }, batch: 32, ..plan(Goal::Get(640)) };
+    let plan =
+        Plan { role: Role::Consumer { group: "g".into(), wanted: Wanted::All }, batch: 32, ..plan(Goal::Get(640)) };
     let outcome = drive(plan, CancellationToken::new(), |connection, slot| async move {
         let messages = connection.receive(u32::try_from(slot.messages)?).await?;
         assert!(messages.iter().all(|m| m.body.len() == 100));
