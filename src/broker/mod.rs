@@ -44,7 +44,7 @@ pub use error::{
 pub use filter::{Filter, FilterError};
 pub use look::{Browse, Cursor, LookError, Page, QueueLag, QueueSpan};
 pub use metadata::{Group, GroupChange, RetryPolicy, Topic, TopicChange};
-pub use pop::{AttemptId, Backlog, Delivery, Locked, Moved, Position, Progress, Receipt, Take};
+pub use pop::{AttemptId, Delivery, Locked, Moved, Position, Progress, Receipt, Take};
 pub use produce::{Draft, Produced};
 pub use pull::{Pull, Pulled};
 pub use resend::{DeadLetter, DeadLetters, ResendError, Resent};

@@ -57,7 +57,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 pub use attempts::AttemptId;
-pub use book::Backlog;
+pub(super) use book::Backlog;
 pub use lines::Locked;
 pub use receipt::Receipt;
 pub use reset::{Moved, Position};
