@@ -57,7 +57,7 @@ fn time(wire: &WireTime) -> Timestamp {
     Timestamp::from_millis(wire.seconds.saturating_mul(1000).saturating_add(millis))
 }
 
-fn wire_time(at: Timestamp) -> Option<WireTime> {
+pub(super) fn wire_time(at: Timestamp) -> Option<WireTime> {
     let millis = at.as_millis();
     Some(WireTime { seconds: millis.div_euclid(1000), nanos: (millis.rem_euclid(1000) * 1_000_000) as i32 })
 }

@@ -10,6 +10,7 @@
 //! - [`transaction`] - messages that their producers decide about later.
 //! - [`clients`] - who is there.
 //! - [`meters`] - what is counted, and how far groups are behind.
+//! - [`look`] - what operators look at; [`story`] - the life of a message; [`resend`] - sending it again.
 //!
 //! Order of locks: a table being changed, then a topic's gate, then the log; see the rooms behind this door for their own.
 //! None is held across an await.
@@ -22,12 +23,15 @@ mod error;
 mod fastjson;
 pub mod filter;
 mod long_poll;
+mod look;
 mod metadata;
 mod meters;
 mod offsets;
 mod pop;
 mod produce;
 mod pull;
+mod resend;
+mod story;
 #[cfg(test)]
 pub(crate) mod testing;
 mod transaction;
@@ -41,11 +45,14 @@ pub use error::{
     AdminError, EndError, OffsetError, OperateError, ProduceError, PullError, SettleError, TakeError, Unconfirmed,
 };
 pub use filter::{Filter, FilterError};
+pub use look::{Browse, Cursor, LookError, Page, QueueLag, QueueSpan};
 pub use metadata::{Group, GroupChange, RetryPolicy, Topic, TopicChange};
 pub use meters::{Backlog, Backlogs, GroupCounts, TopicCounts};
 pub use pop::{AttemptId, Delivery, Locked, Moved, Position, Progress, Receipt, Take, TooManyBooks};
 pub use produce::{Draft, Produced};
 pub use pull::{Pull, Pulled};
+pub use resend::{DeadLetter, DeadLetters, ResendError, Resent};
+pub use story::{Copy, Event, Happened, Kind, Seen, Sighting, Standing, State, Story};
 pub use transaction::{Askable, Check, Decision, Round, TransactionId};
 
 pub use crate::store::{AppendError, Health, Poisoned, ReadError};
@@ -71,6 +78,7 @@ struct Inner {
     timers: delay::Timers,
     transactions: transaction::Transactions,
     meters: meters::Meters,
+    sightings: story::Sightings,
 }
 
 /// Why the broker did not start.
@@ -91,7 +99,8 @@ impl Broker {
         let timers = delay::Timers::new(clock.as_ref());
         let transactions = transaction::Transactions::new(&config);
         let meters = meters::Meters::new(config.series_max);
-        let inner = Inner { config, store, clock, metadata, clients, pop, timers, transactions, meters };
+        let sightings = story::Sightings::since(clock.wall());
+        let inner = Inner { config, store, clock, metadata, clients, pop, timers, transactions, meters, sightings };
         let broker = Self { inner: Arc::new(inner) };
         broker.forget_strays();
         broker.limit_restored();

@@ -192,7 +192,7 @@ fn check_served(drafts: &[Draft]) -> Result<(), ProduceError> {
 
 /// The queue of a message group: Java's hash of the name, then a jump consistent hash, as RocketMQ's proxy does it
 /// (`SendMessageActivity`), so that a group keeps its queue when a server takes over from Apache's.
-fn queue_of_group(group: &str, queues: u32) -> QueueId {
+pub(super) fn queue_of_group(group: &str, queues: u32) -> QueueId {
     QueueId(jump_hash(i64::from(java_hash(group)) as u64, queues))
 }
 

@@ -184,7 +184,7 @@ fn ack_entry(message: v2::Message) -> v2::AckMessageEntry {
 }
 
 /// `queue@offset`, what the message carries beside its body, and the body.
-fn as_text(message: &v2::Message) -> String {
+pub(super) fn as_text(message: &v2::Message) -> String {
     let system = message.system_properties.clone().unwrap_or_default();
     let mut parts = vec![format!("{}@{}", system.queue_id, system.queue_offset.unwrap_or_default())];
     if let Some(tag) = &system.tag {
@@ -206,7 +206,7 @@ fn as_text(message: &v2::Message) -> String {
     if std::io::stdout().is_terminal() { output::harmless(&line) } else { line }
 }
 
-fn as_json(message: &v2::Message) -> Value {
+pub(super) fn as_json(message: &v2::Message) -> Value {
     let system = message.system_properties.clone().unwrap_or_default();
     let millis = |t: &prost_types::Timestamp| t.seconds.saturating_mul(1000) + i64::from(t.nanos / 1_000_000);
     let mut document = json!({

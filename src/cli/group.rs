@@ -1,5 +1,6 @@
 //! `ferromq group`.
 
+mod lag;
 mod reset;
 
 use std::{process::ExitCode, time::Duration};
@@ -22,6 +23,8 @@ Examples:
   ferromq group create billing --fifo --max-attempts 16
   ferromq group update billing --retry-after 1s,10s,1m
   ferromq group describe billing
+  ferromq group lag billing --json
+  ferromq group connections billing
   ferromq group reset billing --topic orders --to 2026-01-31T08:00:00Z --dry-run
   ferromq group park billing --topic orders --queue 3 --offset 1042")]
 pub enum Verb {
@@ -76,6 +79,24 @@ pub enum Verb {
     },
     /// Go on from elsewhere: what is in flight is forgotten, and receipts from before are void.
     Reset(reset::Args),
+    /// Show what a group has before it, topic by topic.
+    Lag {
+        name: String,
+        /// Of this topic alone.
+        #[arg(long)]
+        topic: Option<String>,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+    /// Show the consumers of a group that are connected.
+    Connections {
+        name: String,
+        /// Those that subscribe to this topic.
+        #[arg(long)]
+        topic: Option<String>,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
     /// Show one group with its progress.
     Describe {
         /// Name of the group.
@@ -134,6 +155,8 @@ impl Verb {
             }
             Self::Delete { name, admin } => delete(name, &admin).await,
             Self::Reset(args) => args.run().await,
+            Self::Lag { name, topic, admin } => lag::lag(name, topic, &admin).await,
+            Self::Connections { name, topic, admin } => lag::connections(name, topic, &admin).await,
             Self::List { admin } => list(&admin).await,
             Self::Describe { name, admin } => describe(name, &admin).await,
             Self::Skip { name, place, admin } => skip(name, place, &admin).await,

@@ -24,7 +24,7 @@ pub struct Args {
 impl Args {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let request = pb::SetLogLevelRequest { level: self.level.unwrap_or_default() };
-        let answer = self.admin.connect().await?.set_log_level(request).await.map_err(refused)?.into_inner();
+        let answer = self.admin.connect_to_change().await?.set_log_level(request).await.map_err(refused)?.into_inner();
         if self.admin.json {
             output::json(&serde_json::json!({"level": answer.level}))?;
         } else {

@@ -8,10 +8,12 @@ pub mod benchmark;
 mod client;
 mod config;
 mod consume;
+mod dlq;
 mod doctor;
 mod group;
 mod health;
 mod log_level;
+mod message;
 mod metrics;
 mod output;
 mod produce;
@@ -36,6 +38,7 @@ Examples:
   ferromq produce orders 'hello' --tag paid
   ferromq consume orders --group billing --follow
   ferromq doctor mq.example.com:8081              why does my client not get through?
+  ferromq message explain 01A4BB6D19F2C41A...     who got it, and what became of it
   ferromq config --json                           every setting in effect, and where it came from
 
 Exit codes: 0 done, 1 failed, 2 the command line was not understood.";
@@ -67,6 +70,12 @@ enum Command {
     /// Look at, take back and move messages that wait for their delivery time.
     #[command(subcommand)]
     Timer(timer::Verb),
+    /// Look at stored messages, tell their lives, send them again.
+    #[command(subcommand)]
+    Message(message::Verb),
+    /// Look at dead letters, and send them again.
+    #[command(subcommand)]
+    Dlq(dlq::Verb),
     /// Send messages.
     Produce(produce::Args),
     /// Receive messages and print them.
@@ -130,6 +139,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Group(verb) => remote::block_on(verb.run()),
         Command::Apply(args) => remote::block_on(args.run()),
         Command::Timer(verb) => remote::block_on(verb.run()),
+        Command::Message(verb) => remote::block_on(verb.run()),
+        Command::Dlq(verb) => remote::block_on(verb.run()),
         Command::Produce(args) => remote::block_on(args.run()),
         Command::Consume(args) => remote::block_on(args.run()),
         Command::Benchmark(args) => benchmark::run(args),

@@ -9,7 +9,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::proto::admin::admin_service_client::AdminServiceClient;
+use crate::proto::{admin::admin_service_client::AdminServiceClient, v2::admin_client::AdminClient};
 
 use super::tls;
 
@@ -52,6 +52,13 @@ impl AdminArgs {
         let cure = "is the server running there? --admin HOST:PORT names another";
         let channel = connect(&self.admin, Some(self.timeout.unwrap_or(timeout)), cure).await?;
         Ok(AdminServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX))
+    }
+
+    /// Connects to RocketMQ's own Admin service, which is on the same port.
+    pub async fn official(&self) -> anyhow::Result<AdminClient<Channel>> {
+        let cure = "is the server running there? --admin HOST:PORT names another";
+        let channel = connect(&self.admin, Some(self.timeout.unwrap_or(CHANGE_TIMEOUT)), cure).await?;
+        Ok(AdminClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX))
     }
 }
 

@@ -11,7 +11,8 @@ use crate::{
 };
 
 use super::{
-    asks::Asks, config::Config, layers::Load, meters::Meters, renew::Renewals, sessions::Sessions, status::Refusal,
+    asks::Asks, config::Config, layers::Load, meters::Meters, rates::Rates, renew::Renewals, sessions::Sessions,
+    status::Refusal,
 };
 
 pub struct Front {
@@ -22,6 +23,7 @@ pub struct Front {
     pub renewals: Renewals,
     pub load: Load,
     pub meters: Meters,
+    pub rates: Rates,
     /// Cancelled when no new work is taken.
     pub draining: CancellationToken,
 }
@@ -34,6 +36,7 @@ impl Front {
             renewals: Renewals::new(config.renew.clone()),
             load: Load::default(),
             meters: Meters::new(),
+            rates: Rates::default(),
             draining: CancellationToken::new(),
             broker,
             config,

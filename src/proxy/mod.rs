@@ -13,12 +13,15 @@
 //! commands   what the server has to say to its clients over them
 //! meters     how long each RPC takes
 //! renew      leases that the server keeps alive for push consumers
+//! admin      RocketMQ's own Admin service, which is served on the port of administration
 //! ```
 //!
 //! Business errors travel in the `status` field of an answer under gRPC OK. A gRPC error is only for what is not a
 //! RocketMQ matter, since clients take it for a broken server and rebuild their channels.
 
+mod about;
 mod addresses;
+mod admin;
 mod asks;
 mod commands;
 pub mod config;
@@ -28,6 +31,7 @@ mod health;
 mod layers;
 mod meters;
 mod producers;
+mod rates;
 mod renew;
 mod rpc;
 mod server;

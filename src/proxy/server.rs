@@ -35,7 +35,7 @@ use super::{
     Config, Error, PushError, RpcCounts, TlsMode,
     config::{Limits, Listener},
     front::Front,
-    health::Health,
+    health::{self, Health},
     layers::{self, Connection, Foreign, ResponseBody, Routes, Surroundings},
     rpc::Messaging,
     tls::{Reload, Tls},
@@ -102,7 +102,7 @@ impl Proxy {
         &self.inner.front.config
     }
 
-    pub(super) fn front(&self) -> &Front {
+    pub(super) fn front(&self) -> &Arc<Front> {
         &self.inner.front
     }
 
@@ -297,7 +297,7 @@ fn foreign(front: &Arc<Front>) -> Result<Foreign, Error> {
             .with_service_name("grpc.reflection.v1.ServerReflection")
             .with_service_name("grpc.reflection.v1alpha.ServerReflection")
     };
-    Ok(Foreign::new(HealthServer::new(Health { front: front.clone() }))
+    Ok(Foreign::new(HealthServer::new(Health { front: front.clone(), services: health::OF_CLIENTS }))
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .prepare())

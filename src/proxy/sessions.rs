@@ -24,6 +24,7 @@ use crate::{
 };
 
 use super::{
+    about::About,
     layers::Language,
     producers::{Producers, TOPICS_MAX},
     status::Refusal,
@@ -72,6 +73,8 @@ struct Session {
     topics: Vec<TopicName>,
     /// Given up for silence; kept only for its streams.
     silent: bool,
+    /// For operators.
+    about: Option<Arc<About>>,
 }
 
 struct Newest {
@@ -158,6 +161,33 @@ impl Sessions {
             Role::Consumer { .. } => producers.remove(&std::mem::take(&mut session.topics), client),
         }
         Ok(session.told.replace(told).is_none())
+    }
+
+    /// What a client that is known says about itself.
+    pub fn introduce(&self, client: &ClientId, about: About) {
+        if let Some(session) = self.table.write().sessions.get_mut(client) {
+            session.about = Some(Arc::new(about));
+        }
+    }
+
+    /// What a client told: its role, and what it says about itself.
+    pub fn about(&self, client: &ClientId) -> Option<(Role, Arc<About>)> {
+        self.table.read().sessions.get(client)?.introduced()
+    }
+
+    /// The consumers whose settings are known, by client id; of a group, or all.
+    pub fn consumers(&self, of: Option<&GroupName>) -> Vec<(ClientId, GroupName, Arc<About>)> {
+        let table = self.table.read();
+        let consumer = |(client, session): (&ClientId, &Session)| match session.introduced()? {
+            (Role::Consumer { group }, about) if of.is_none_or(|of| *of == group) => {
+                Some((client.clone(), group, about))
+            }
+            _ => None,
+        };
+        let mut consumers: Vec<_> = table.sessions.iter().filter_map(consumer).collect();
+        drop(table);
+        consumers.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        consumers
     }
 
     /// The client sent to a topic.
@@ -354,6 +384,12 @@ impl Newest {
 }
 
 impl Session {
+    /// One that is silent is not there for operators.
+    fn introduced(&self) -> Option<(Role, Arc<About>)> {
+        let told = self.told.as_ref().filter(|_| !self.silent)?;
+        Some((told.role.clone(), self.about.clone()?))
+    }
+
     fn publishes(&mut self, producers: &mut Producers, client: &ClientId, topic: &TopicName) {
         if self.topics.len() < TOPICS_MAX && !self.topics.contains(topic) {
             self.topics.push(topic.clone());

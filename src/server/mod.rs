@@ -209,7 +209,8 @@ impl Server {
             },
         };
         let service = Admin::new(self.broker.clone(), about, self.fronts.token()).into_service();
-        self.fronts.spawn(&self.control, accept::administration(admin, service, self.fronts.token()));
+        let official = self.proxy.administration()?;
+        self.fronts.spawn(&self.control, accept::administration(admin, service, official, self.fronts.token()));
         Ok(())
     }
 

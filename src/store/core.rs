@@ -252,8 +252,9 @@ impl Core {
         Ok(found)
     }
 
-    /// Reads the message at a position that the index names: a record starts there, or the file is gone.
-    fn message_at(&self, at: PhysicalOffset) -> Result<StoredMessage, ReadError> {
+    /// Reads the message at a position that the index names: a record starts there, or the file is gone. Elsewhere it finds
+    /// none, since the checksum of what it takes for one does not fit.
+    pub(super) fn message_at(&self, at: PhysicalOffset) -> Result<StoredMessage, ReadError> {
         let segment = self.log.segments.find(at).ok_or(ReadError::Gone(at))?;
         let mut head = [0; 8];
         segment.read_into(at, &mut head).map_err(|error| ReadError::Io { at, error: Arc::new(error) })?;

@@ -212,6 +212,14 @@ impl Store {
     pub fn syncs(&self) -> Distribution {
         self.core.log.syncs.get()
     }
+    /// Reads the message that begins at a place which may be anybody's word; [`ReadError::Gone`] or
+    /// [`ReadError::Corrupt`] where none begins.
+    pub fn message_at(&self, physical: PhysicalOffset) -> Result<StoredMessage, ReadError> {
+        if physical.plus(8) > self.core.log.marks.get().dispatched {
+            return Err(ReadError::Gone(physical));
+        }
+        self.core.message_at(physical)
+    }
     /// The log's end when it was opened: what lies before was stored by earlier runs.
     pub fn opened_at(&self) -> PhysicalOffset {
         self.core.opened_at()

@@ -27,11 +27,13 @@ use super::{
     ranges::Ranges,
 };
 
+mod backlog;
 mod in_order;
 mod reset;
 #[cfg(test)]
 mod tests;
 
+pub use backlog::Backlog;
 pub use reset::Issue;
 
 /// What is so about a message that is neither done nor untouched.

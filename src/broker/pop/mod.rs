@@ -60,11 +60,14 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 pub use attempts::AttemptId;
+pub(super) use book::Backlog;
 pub use lines::Locked;
 pub use receipt::Receipt;
 pub use reset::{Moved, Position};
 
+pub(super) use self::book::Exception;
 pub(super) use self::own::{Tried, Undone};
+pub(super) use self::settle_record::{Entry, Record, Retry, What};
 pub use self::subscription::TooManyBooks;
 pub(super) use self::subscription::{Owner, QueueBook, Subscription};
 use self::{
@@ -73,7 +76,6 @@ use self::{
     bury::Burials,
     log::{Run, SettleLog},
     schedule::Schedule,
-    settle_record::{Entry, What},
     subscription::{Pages, Subscriptions},
 };
 
@@ -85,7 +87,7 @@ use super::{
     transaction,
 };
 use crate::{
-    store::Store,
+    store::{Queue, Store},
     types::{Clock, Deadline, GroupName, QueueId, QueueOffset, StoredMessage, TopicName},
 };
 
@@ -227,6 +229,19 @@ impl Pop {
         )
     }
 
+    /// Forgets a group's progress on one topic, as [`Pop::forget_topic`].
+    fn forget_subscription(&self, topic: &TopicName, group: &GroupName) -> Result<(), AdminError> {
+        self.subscriptions.forget(
+            Some(topic),
+            Some(group),
+            |pages| self.shut(pages),
+            || {
+                self.polls.forget_line(topic, group);
+                self.record(&Entry::ForgetSubscription(topic.clone(), group.clone()))
+            },
+        )
+    }
+
     fn shut(&self, pages: &mut Pages) {
         pages.forgotten = true;
         self.schedule.count(pages);
@@ -239,6 +254,20 @@ impl Pop {
 
     pub(super) fn subscription_of(&self, topic: &TopicName, group: &GroupName) -> Option<Arc<Subscription>> {
         self.subscriptions.get(topic, group)
+    }
+
+    /// The queue of all settle records.
+    pub(super) fn settle_queue(&self) -> &Queue {
+        &self.log.queue
+    }
+
+    pub(super) fn run(&self) -> Run {
+        self.run
+    }
+
+    /// The books of a group on a topic, by queue; none when it has not begun.
+    pub(super) fn books(&self, topic: &TopicName, group: &GroupName) -> Vec<Arc<QueueBook>> {
+        self.subscriptions.get(topic, group).map(|subscription| subscription.books().to_vec()).unwrap_or_default()
     }
 
     /// Every topic and group that there are books of, together.
@@ -271,10 +300,39 @@ impl Broker {
         })
     }
 
+    /// The books of a group on a topic, by queue, made if need be.
+    pub(in crate::broker) fn books_on(
+        &self,
+        topic: &Topic,
+        group: &GroupName,
+    ) -> Result<Arc<[Arc<QueueBook>]>, TooManyBooks> {
+        Ok(self.subscription(topic, group)?.books())
+    }
+
     /// Deliveries of one message to a group before it is dead-lettered.
     fn max_attempts(&self, group: &GroupName) -> u32 {
         let default = self.inner.config.retry_max_times.saturating_add(1);
         self.group(group.as_str()).map_or(default, |group| group.max_attempts())
+    }
+
+    /// Forgets a group's progress on a topic, durably: it begins anew there when it comes again. `Ok(false)` when it had
+    /// none. Waits for the disk.
+    pub fn forget_subscription(&self, topic: &TopicName, group: &GroupName) -> Result<bool, AdminError> {
+        let (pop, store) = (&self.inner.pop, &self.inner.store);
+        if pop.subscriptions.get(topic, group).is_none() {
+            return Ok(false);
+        }
+        pop.forget_subscription(topic, group)?;
+        let failed = |error: crate::store::Poisoned| AdminError::Metadata(error.to_string());
+        store.committed_blocking(store.end()).map_err(failed)?;
+        Ok(true)
+    }
+
+    /// Every book of a group, with its topic.
+    pub(in crate::broker) fn books_of(&self, group: &GroupName) -> Vec<(TopicName, Arc<QueueBook>)> {
+        let of =
+            |s: &Arc<Subscription>| s.books().iter().map(|b| (s.owner.topic.clone(), b.clone())).collect::<Vec<_>>();
+        self.inner.pop.subscriptions.list(Some(group)).iter().flat_map(of).collect()
     }
 
     /// Polls that are parked right now.

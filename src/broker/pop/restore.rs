@@ -114,6 +114,7 @@ impl Restored {
         match entry {
             Entry::ForgetTopic(topic) => self.books.retain(|(t, _), _| *t != topic),
             Entry::ForgetGroup(group) => self.books.retain(|(_, g), _| *g != group),
+            Entry::ForgetSubscription(topic, group) => drop(self.books.remove(&(topic, group))),
             Entry::Record(Record { topic, group, what }) => {
                 let mut books = std::mem::take(self.books.entry((topic.clone(), group.clone())).or_default());
                 self.apply_record(&mut books, what);

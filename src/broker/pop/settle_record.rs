@@ -11,6 +11,7 @@
 //! | 4 forget topic | topic |
 //! | 5 forget group | group |
 //! | 6 reset | topic, group, count, for each: queue, offset, run and nonce of the last receipt that is void |
+//! | 7 forget subscription | topic, group |
 //!
 //! Replaying a record twice, or replaying it onto a book that already knows it and later ones, and then the later ones
 //! again, gives the same book: done is final, the last retry of an offset wins, a start counts only for a book that is
@@ -79,6 +80,8 @@ pub enum Entry {
     Record(Record),
     ForgetTopic(TopicName),
     ForgetGroup(GroupName),
+    /// Of this group on this topic alone.
+    ForgetSubscription(TopicName, GroupName),
 }
 
 impl Entry {
@@ -96,6 +99,11 @@ impl Entry {
                 w.byte(5);
                 w.text(group.as_str());
             }
+            Self::ForgetSubscription(topic, group) => {
+                w.byte(7);
+                w.text(topic.as_str());
+                w.text(group.as_str());
+            }
         }
         w.0.into()
     }
@@ -109,6 +117,7 @@ impl Entry {
         let entry = match r.byte()? {
             4 => Self::ForgetTopic(r.topic()?),
             5 => Self::ForgetGroup(r.group()?),
+            7 => Self::ForgetSubscription(r.topic()?, r.group()?),
             kind => {
                 let (topic, group) = (r.topic()?, r.group()?);
                 Self::Record(Record { topic, group, what: What::decode(kind, &mut r)? })
@@ -248,6 +257,7 @@ mod tests {
             (topic(), group(), what()).prop_map(|(topic, group, what)| Entry::Record(Record { topic, group, what })),
             topic().prop_map(Entry::ForgetTopic),
             group().prop_map(Entry::ForgetGroup),
+            (topic(), group()).prop_map(|(topic, group)| Entry::ForgetSubscription(topic, group)),
         ]
     }
 

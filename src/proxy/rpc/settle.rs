@@ -1,7 +1,7 @@
 //! AckMessage, ChangeInvisibleDuration, ForwardMessageToDeadLetterQueue: what becomes of a delivery.
 
 use crate::{
-    broker::{Receipt, SettleError},
+    broker::{Receipt, Seen, SettleError},
     proto::v2::{self, Code},
     types::{GroupName, TopicName},
 };
@@ -44,6 +44,10 @@ impl Messaging {
             [] => Ok(Vec::new()),
             receipts => self.front.broker.ack(topic, &group, receipts).await,
         };
+        if let Ok(each) = &results {
+            let acked = receipts.iter().zip(each).filter(|(_, result)| result.is_ok()).map(|(receipt, _)| receipt);
+            self.seen(call, (topic, &group), Seen::Acked, acked);
+        }
         let holder = Holder { client: call.client.clone(), group };
         let mut results = match results {
             Ok(each) => each.into_iter(),
@@ -91,6 +95,10 @@ impl Messaging {
         let holder = Holder { client: call.client.clone(), group };
         let receipt: Receipt = request.receipt_handle.parse()?;
         let result = self.front.broker.change_invisible(&topic, &holder.group, &receipt, invisible).await;
+        if result.is_ok() {
+            let until = self.front.broker.clock().wall().plus(invisible);
+            self.seen(call, (&topic, &holder.group), Seen::Changed { until }, std::iter::once(&receipt));
+        }
         self.settled(&holder, &receipt, result)
     }
 
@@ -108,6 +116,9 @@ impl Messaging {
             handle => handle.parse()?,
         };
         let result = self.front.broker.forward_to_dead_letter(&topic, &holder.group, &receipt).await;
+        if result.is_ok() {
+            self.seen(call, (&topic, &holder.group), Seen::GaveUp, std::iter::once(&receipt));
+        }
         self.settled(&holder, &receipt, result)?;
         Ok(v2::ForwardMessageToDeadLetterQueueResponse { status: Some(status::ok()) })
     }
