@@ -14,7 +14,7 @@ pub mod admin {
 
 /// What KEDA asks of an external scaler.
 pub mod keda {
-    #![expect(clippy::all, clippy::pedantic, missing_docs, reason = "generated code")]
+    #![expect(clippy::pedantic, missing_docs, reason = "generated code")]
     tonic::include_proto!("externalscaler");
 }
 

@@ -94,9 +94,7 @@ impl Trial<'_> {
     /// A producer and a consumer with their settings exchanged.
     pub async fn start(&self, at: &EndpointArgs) -> Outcome<(Client, Client)> {
         let producer = Role::Producer { topic: self.topic.into() };
-        let filter = Some(self.filter());
-        let consumer =
-            Role::Consumer { group: self.group.into(), topic: self.topic.into(), filter: filter.unwrap_or_default() };
+        let consumer = Role::Consumer { group: self.group.into(), topic: self.topic.into(), filter: self.filter() };
         let producer = Client::start(at, producer).await.map_err(broken)?;
         let consumer = Client::start(at, consumer).await.map_err(broken)?;
         Ok(((producer, consumer), Said::Fine("the server answered the settings of a producer and a consumer".into())))

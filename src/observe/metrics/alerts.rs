@@ -13,12 +13,23 @@ struct Rule {
     cure: &'static str,
 }
 
-fn rules() -> Vec<Rule> {
-    let name = |id| metric(id).full_name();
-    let p99 = |id: Id, more: &str| {
-        format!("histogram_quantile(0.99, sum by (le, node_id) (rate({}_bucket{more}[5m])))", name(id))
-    };
-    let rule = |name, expr, wait, severity, summary, cure| Rule { name, expr, wait, severity, summary, cure };
+const fn rule(
+    name: &'static str,
+    expr: String,
+    wait: &'static str,
+    severity: &'static str,
+    summary: &'static str,
+    cure: &'static str,
+) -> Rule {
+    Rule { name, expr, wait, severity, summary, cure }
+}
+
+fn name(id: Id) -> String {
+    metric(id).full_name()
+}
+
+/// What is wrong with a server.
+fn of_servers() -> Vec<Rule> {
     vec![
         rule(
             "FerroMQNotReady",
@@ -52,6 +63,15 @@ fn rules() -> Vec<Rule> {
             "The disk of {{ $labels.node_id }} will be full within a day",
             "Enlarge the volume, or shorten fileReservedTime.",
         ),
+    ]
+}
+
+/// What is wrong with what goes through it.
+fn of_traffic() -> Vec<Rule> {
+    let p99 = |id, more: &str| {
+        format!("histogram_quantile(0.99, sum by (le, node_id) (rate({}_bucket{more}[5m])))", name(id))
+    };
+    vec![
         rule(
             "FerroMQGroupFallsBehind",
             format!("sum by (node_id, topic, consumer_group) ({}) > 300000", name(Id::ConsumerLagLatency)),
@@ -98,7 +118,7 @@ fn rules() -> Vec<Rule> {
 /// The rules as a file that Prometheus loads.
 pub fn render() -> String {
     let mut out = String::from("groups:\n  - name: ferromq\n    rules:\n");
-    for Rule { name, expr, wait, severity, summary, cure } in rules() {
+    for Rule { name, expr, wait, severity, summary, cure } in of_servers().into_iter().chain(of_traffic()) {
         let _ = write!(
             out,
             "      - alert: {name}\n        expr: {}\n        for: {wait}\n        labels:\n          severity: {severity}\n        \

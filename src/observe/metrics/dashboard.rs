@@ -29,9 +29,12 @@ fn quantile(q: &str, id: Id, more: &str, by: &str) -> String {
     format!("histogram_quantile({q}, sum by (le{by}) (rate({name}_bucket{{{PICK}{more}}}[$__rate_interval])))")
 }
 
-fn panels() -> Vec<Panel> {
-    let panel = |title, unit, queries| Panel { title, unit, queries };
-    let rpc = |q, code: &str| quantile(q, Id::RpcLatency, &format!(",request_code=\"{code}\",result=\"success\""), "");
+const fn panel(title: &'static str, unit: &'static str, queries: Vec<(String, &'static str)>) -> Panel {
+    Panel { title, unit, queries }
+}
+
+/// What goes through the servers, and who waits for it.
+fn of_traffic() -> Vec<Panel> {
     vec![
         panel("Ready", "none", vec![(gauge(Id::Ready, "node_id"), "{{node_id}}")]),
         panel("Messages in", "mps", vec![(rate(Id::MessagesIn, "topic"), "{{topic}}")]),
@@ -67,6 +70,13 @@ fn panels() -> Vec<Panel> {
             "mps",
             vec![(rate(Id::SendToDlq, "topic, consumer_group"), "{{topic}} {{consumer_group}}")],
         ),
+    ]
+}
+
+/// How the servers are.
+fn of_servers() -> Vec<Panel> {
+    let rpc = |q, code: &str| quantile(q, Id::RpcLatency, &format!(",request_code=\"{code}\",result=\"success\""), "");
+    vec![
         panel(
             "Latency of sends and acks",
             "ms",
@@ -137,7 +147,7 @@ pub fn render() -> String {
             variable("cluster", "cluster"),
             variable("node", "node_id"),
         ]},
-        "panels": panels().into_iter().enumerate().map(panel).collect::<Vec<_>>(),
+        "panels": of_traffic().into_iter().chain(of_servers()).enumerate().map(panel).collect::<Vec<_>>(),
     });
     format!("{dashboard:#}\n")
 }
