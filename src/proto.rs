@@ -8,7 +8,7 @@ pub mod v2 {
 
 /// FerroMQ's administration service.
 pub mod admin {
-    #![expect(clippy::all, clippy::pedantic, missing_docs, reason = "generated code")]
+    #![expect(clippy::pedantic, missing_docs, reason = "generated code")]
     tonic::include_proto!("ferromq.admin.v1");
 }
 
