@@ -6,11 +6,12 @@ use prost::Message;
 
 type Error = Box<dyn std::error::Error>;
 
-const PROTOS: [&str; 4] = [
+const PROTOS: [&str; 5] = [
     "apache/rocketmq/v2/definition.proto",
     "apache/rocketmq/v2/service.proto",
     "apache/rocketmq/v2/admin.proto",
     "ferromq/admin/v1/admin.proto",
+    "keda/externalscaler.proto",
 ];
 
 fn main() -> Result<(), Error> {

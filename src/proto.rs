@@ -8,8 +8,14 @@ pub mod v2 {
 
 /// FerroMQ's administration service.
 pub mod admin {
-    #![expect(clippy::all, clippy::pedantic, missing_docs, reason = "generated code")]
+    #![expect(clippy::pedantic, missing_docs, reason = "generated code")]
     tonic::include_proto!("ferromq.admin.v1");
+}
+
+/// What KEDA asks of an external scaler.
+pub mod keda {
+    #![expect(clippy::pedantic, missing_docs, reason = "generated code")]
+    tonic::include_proto!("externalscaler");
 }
 
 /// Every file above with its dependencies, as an encoded `FileDescriptorSet`; gRPC reflection serves it.

@@ -1,12 +1,14 @@
-//! ADMINISTRATION: the operator's verbs on topics, groups and timers, over FerroMQ's own gRPC service.
+//! ADMINISTRATION: the operator's verbs on topics, groups, timers and messages, over FerroMQ's own gRPC service.
 //!
 //! Unlike the RocketMQ API, business errors are gRPC status codes here. Calls that write tables wait for a disk, so
 //! they run on threads that may block.
 
 mod convert;
 mod groups;
+mod resend;
 mod reset;
 mod status;
+mod story;
 mod timers;
 mod topics;
 
@@ -18,6 +20,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     broker::Broker,
+    observe::telemetry,
     proto::admin::{self as pb, admin_service_server},
     store::Health,
 };
@@ -190,6 +193,19 @@ impl admin_service_server::AdminService for Admin {
         groups::park(&self.broker, request.get_ref()).await.map(Response::new)
     }
 
+    async fn set_log_level(
+        &self,
+        request: Request<pb::SetLogLevelRequest>,
+    ) -> Result<Response<pb::SetLogLevelResponse>, Status> {
+        let level = request.into_inner().level;
+        if !level.is_empty() {
+            let refused = |why| Status::invalid_argument(format!("level {level:?} {why}"));
+            telemetry::set_level(&level).map_err(refused)?;
+            tracing::info!(level, "the log's level was changed");
+        }
+        Ok(Response::new(pb::SetLogLevelResponse { level: telemetry::level() }))
+    }
+
     async fn get_server_status(
         &self,
         _: Request<pb::GetServerStatusRequest>,
@@ -227,5 +243,35 @@ impl admin_service_server::AdminService for Admin {
     ) -> Result<Response<pb::RescheduleTimerResponse>, Status> {
         let request = request.into_inner();
         self.blocking(move |broker| timers::reschedule(broker, &request)).await.map(Response::new)
+    }
+
+    async fn resend_message(
+        &self,
+        request: Request<pb::ResendMessageRequest>,
+    ) -> Result<Response<pb::ResendMessageResponse>, Status> {
+        resend::message(&self.broker, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_dead_letters(
+        &self,
+        request: Request<pb::ListDeadLettersRequest>,
+    ) -> Result<Response<pb::ListDeadLettersResponse>, Status> {
+        let request = request.into_inner();
+        self.blocking(move |broker| resend::list(broker, &request)).await.map(Response::new)
+    }
+
+    async fn resend_dead_letters(
+        &self,
+        request: Request<pb::ResendDeadLettersRequest>,
+    ) -> Result<Response<pb::ResendDeadLettersResponse>, Status> {
+        resend::dead_letters(&self.broker, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn explain_message(
+        &self,
+        request: Request<pb::ExplainMessageRequest>,
+    ) -> Result<Response<pb::ExplainMessageResponse>, Status> {
+        let request = request.into_inner();
+        self.blocking(move |broker| story::explain(broker, &request)).await.map(Response::new)
     }
 }

@@ -30,7 +30,7 @@ pub fn of_reset(error: OffsetError) -> Status {
     let code = match &error {
         OffsetError::TopicNotFound(_) | OffsetError::GroupNotFound(_) | OffsetError::NoQueue { .. } => Code::NotFound,
         OffsetError::Beyond { .. } => Code::OutOfRange,
-        OffsetError::TooManyBooks { .. } => Code::ResourceExhausted,
+        OffsetError::TooManyBooks(_) => Code::ResourceExhausted,
         OffsetError::Unconfirmed(Unconfirmed::Late { .. }) => Code::DeadlineExceeded,
         OffsetError::Append(_) | OffsetError::Read(_) | OffsetError::Poisoned(_) | OffsetError::Unconfirmed(_) => {
             Code::Unavailable

@@ -14,7 +14,11 @@ const LIST_DEFAULT: usize = 100;
 
 pub fn list(broker: &Broker, request: &pb::ListTimersRequest) -> Result<pb::ListTimersResponse, Status> {
     let limit = if request.limit == 0 { LIST_DEFAULT } else { request.limit as usize };
-    let timers = broker.list_timers(topic(&request.topic)?.as_ref(), limit).map_err(refusal)?;
+    let topic = topic(&request.topic)?;
+    if let Some(topic) = topic.as_ref().filter(|topic| broker.topic(topic.as_str()).is_none()) {
+        return Err(refusal(RecallError::TopicNotFound(topic.clone())));
+    }
+    let timers = broker.list_timers(topic.as_ref(), limit).map_err(refusal)?;
     let lateness = Some(wire_lateness(broker.timer_lateness()));
     Ok(pb::ListTimersResponse { timers: wire(timers), pending: broker.pending_timers(), lateness })
 }
@@ -53,7 +57,7 @@ fn time(wire: &WireTime) -> Timestamp {
     Timestamp::from_millis(wire.seconds.saturating_mul(1000).saturating_add(millis))
 }
 
-fn wire_time(at: Timestamp) -> Option<WireTime> {
+pub(super) fn wire_time(at: Timestamp) -> Option<WireTime> {
     let millis = at.as_millis();
     Some(WireTime { seconds: millis.div_euclid(1000), nanos: (millis.rem_euclid(1000) * 1_000_000) as i32 })
 }

@@ -98,6 +98,18 @@ impl Clients {
         expired.inspect(|(_, client)| left(consumers, &client.role)).map(|(id, _)| id).collect()
     }
 
+    fn in_group(&self, group: &GroupName) -> Vec<ClientId> {
+        let table = self.table.lock();
+        let of = |client: &Client| client.role.group() == Some(group);
+        table.clients.iter().filter(|(_, client)| of(client)).map(|(id, _)| id.clone()).collect()
+    }
+
+    fn count(&self) -> (usize, usize) {
+        let table = self.table.lock();
+        let consumers = table.consumers.values().sum();
+        (table.clients.len() - consumers, consumers)
+    }
+
     fn consumers_of(&self, group: &GroupName) -> usize {
         self.table.lock().consumers.get(group).copied().unwrap_or(0)
     }
@@ -139,6 +151,16 @@ impl Broker {
         let expired = self.inner.clients.expire(self.inner.config.client_timeout, now);
         expired.iter().for_each(|id| self.inner.lite.client_gone(id, now));
         expired
+    }
+    /// Live consumers of a group, by name.
+    pub fn consumers_in(&self, group: &GroupName) -> Vec<ClientId> {
+        let mut consumers = self.inner.clients.in_group(group);
+        consumers.sort_unstable();
+        consumers
+    }
+    /// How many live producers and consumers there are.
+    pub fn client_counts(&self) -> (usize, usize) {
+        self.inner.clients.count()
     }
     /// Live consumers of a group.
     pub fn consumers_of(&self, group: &GroupName) -> usize {

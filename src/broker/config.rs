@@ -74,6 +74,8 @@ pub struct Config {
     /// Topics and groups at most (together with what was auto-created).
     pub topics_max: usize,
     pub groups_max: usize,
+    /// `metricsOtelCardinalityLimit`: topics, and pairs of topic and group, that are counted apart at most.
+    pub series_max: usize,
 }
 
 impl Default for Config {
@@ -113,6 +115,7 @@ impl Default for Config {
             sync_flush_timeout: Duration::from_secs(5),
             topics_max: 100_000,
             groups_max: 100_000,
+            series_max: 10_000,
         }
     }
 }

@@ -43,7 +43,7 @@ pub enum ProduceError {
     LiteFull { messages: usize, max: usize },
     #[error("the body has {size} bytes, maxMessageSize is {max}")]
     BodyTooLarge { size: usize, max: usize },
-    #[error("the delivery time is {} ms ahead, timerMaxDelaySec is {}", .ahead.as_millis(), .max.as_secs())]
+    #[error("the delivery time is {} ms ahead, the most is {} ms; raise timerMaxDelaySec and maxDelayTimeMills", .ahead.as_millis(), .max.as_millis())]
     DelayTooLong { ahead: Duration, max: Duration },
     #[error("the property {key} is {value:?}, which is no number")]
     NoTime { key: &'static str, value: String },
@@ -108,8 +108,8 @@ pub enum TakeError {
     PollingFull { parked: usize, max: usize, setting: &'static str },
     #[error("the server has {0} groups, which is its limit; delete some or raise groupsMax")]
     TooManyGroups(usize),
-    #[error("the server keeps {books} books, one for each queue and group, the most is {max}; raise popBooksMax")]
-    TooManyBooks { books: usize, max: usize },
+    #[error(transparent)]
+    TooManyBooks(#[from] TooManyBooks),
     #[error(
         "{held} messages of all groups are in flight or wait for an attempt, the most is {max}; acknowledge some, or \
          raise popInflightTotalMax"
@@ -186,8 +186,8 @@ pub enum OffsetError {
     NoQueue { topic: TopicName, queue: QueueId, queues: u32 },
     #[error("offset {offset} is beyond the end of queue {queue}, which is {max}")]
     Beyond { queue: QueueId, offset: QueueOffset, max: QueueOffset },
-    #[error("the server keeps {books} books, one for each queue and group, the most is {max}; raise popBooksMax")]
-    TooManyBooks { books: usize, max: usize },
+    #[error(transparent)]
+    TooManyBooks(#[from] TooManyBooks),
     #[error(transparent)]
     Append(#[from] AppendError),
     #[error(transparent)]
@@ -196,24 +196,6 @@ pub enum OffsetError {
     Poisoned(#[from] Poisoned),
     #[error(transparent)]
     Unconfirmed(#[from] Unconfirmed),
-}
-
-impl From<TooManyBooks> for TakeError {
-    fn from(TooManyBooks { books, max }: TooManyBooks) -> Self {
-        Self::TooManyBooks { books, max }
-    }
-}
-
-impl From<TooManyBooks> for OffsetError {
-    fn from(TooManyBooks { books, max }: TooManyBooks) -> Self {
-        Self::TooManyBooks { books, max }
-    }
-}
-
-impl From<TooManyBooks> for SettleError {
-    fn from(TooManyBooks { books, max }: TooManyBooks) -> Self {
-        Self::TooManyBooks { books, max }
-    }
 }
 
 /// Why a delivery could not be settled (acked, changed, dead-lettered).
@@ -229,8 +211,8 @@ pub enum SettleError {
     TopicNotFound(TopicName),
     #[error("group {0} does not exist")]
     GroupNotFound(GroupName),
-    #[error("the server keeps {books} books, one for each queue and group, the most is {max}; raise popBooksMax")]
-    TooManyBooks { books: usize, max: usize },
+    #[error(transparent)]
+    TooManyBooks(#[from] TooManyBooks),
     #[error(transparent)]
     Append(#[from] AppendError),
     #[error(transparent)]

@@ -154,6 +154,12 @@ impl LongPoll {
         lines.iter().for_each(|line| line.wake_all());
     }
 
+    /// Lets go of the line of a group on a topic and sends its polls to look again.
+    pub fn forget_line(&self, topic: &TopicName, group: &GroupName) {
+        let line = self.topics.write().get_mut(topic).and_then(|lines| lines.remove(group));
+        line.iter().for_each(|line| line.wake_all());
+    }
+
     /// Ends every parked poll, and lets no new one park.
     pub fn end(&self) {
         self.room.ended.store(true, Ordering::SeqCst);

@@ -10,10 +10,13 @@
 //! - [`transaction`] - messages that their producers decide about later.
 //! - [`lite`] - lite topics.
 //! - [`clients`] - who is there.
+//! - [`meters`] - what is counted, and how far groups are behind.
+//! - [`look`] - what operators look at; [`story`] - the life of a message; [`resend`] - sending it again.
 //!
 //! Order of locks: a table being changed, then a topic's gate, then the log; see the rooms behind this door for their own.
 //! None is held across an await.
 
+mod aside;
 mod clients;
 pub mod config;
 mod delay;
@@ -22,11 +25,15 @@ mod fastjson;
 pub mod filter;
 mod lite;
 mod long_poll;
+mod look;
 mod metadata;
+mod meters;
 mod offsets;
 mod pop;
 mod produce;
 mod pull;
+mod resend;
+mod story;
 #[cfg(test)]
 pub(crate) mod testing;
 mod transaction;
@@ -42,10 +49,14 @@ pub use error::{
 };
 pub use filter::{Filter, FilterError};
 pub use lite::{LiteAction, LiteSet, LiteStart, LiteSync};
+pub use look::{Browse, Cursor, LookError, Page, QueueLag, QueueSpan};
 pub use metadata::{Group, GroupChange, RetryPolicy, Topic, TopicChange};
-pub use pop::{AttemptId, Delivery, Locked, Moved, Position, Progress, Receipt, Take};
+pub use meters::{Backlog, Backlogs, GroupCounts, TopicCounts};
+pub use pop::{AttemptId, Delivery, Locked, Moved, Position, Progress, Receipt, Take, TooManyBooks};
 pub use produce::{Draft, Produced};
 pub use pull::{Pull, Pulled};
+pub use resend::{DeadLetter, DeadLetters, ResendError, Resent};
+pub use story::{Copy, Event, Happened, Kind, Seen, Sighting, Standing, State, Story};
 pub use transaction::{Askable, Check, Decision, Round, TransactionId};
 
 pub use crate::store::{AppendError, Health, Poisoned, ReadError};
@@ -71,6 +82,8 @@ struct Inner {
     pop: pop::Pop,
     timers: delay::Timers,
     transactions: transaction::Transactions,
+    meters: meters::Meters,
+    sightings: story::Sightings,
 }
 
 /// Why the broker did not start.
@@ -91,7 +104,10 @@ impl Broker {
         let timers = delay::Timers::new(clock.as_ref());
         let transactions = transaction::Transactions::new(&config);
         let lite = lite::Lite::default();
-        let inner = Inner { config, store, clock, metadata, clients, lite, pop, timers, transactions };
+        let meters = meters::Meters::new(config.series_max);
+        let sightings = story::Sightings::since(clock.wall());
+        let inner =
+            Inner { config, store, clock, metadata, clients, lite, pop, timers, transactions, meters, sightings };
         let broker = Self { inner: Arc::new(inner) };
         broker.forget_strays();
         broker.limit_restored();
@@ -118,8 +134,12 @@ impl Broker {
             Err(_) => Err(Unconfirmed::Late { within }),
         }
     }
-    /// Ends every parked poll with nothing, and lets no new one park: for the drain.
+    /// Ends every parked poll with nothing, and lets no new one park: for the drain. The loops' work ends with the batch
+    /// that they are at: what is left is found in the log at the next start.
     pub fn end_polls(&self) {
         self.inner.pop.end_polls();
+    }
+    fn is_ending(&self) -> bool {
+        self.inner.pop.polls().has_ended()
     }
 }

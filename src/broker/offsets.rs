@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::types::id::SYSTEM_GROUP_PREFIX;
 use crate::types::{GroupName, QueueId, QueueOffset, Timestamp, TopicName};
 
 use super::fastjson;
@@ -46,6 +47,21 @@ pub fn encode(offsets: &Offsets, version: u64, now: Timestamp) -> Vec<u8> {
         offset_table: offsets.iter().map(|(names, offsets)| (key(names), queues(offsets))).collect(),
     };
     serde_json::to_vec_pretty(&document).expect("a map of text and numbers is JSON")
+}
+
+/// Offsets of Apache's own groups, by `<topic>@<group>` and queue, as they are written.
+pub type Own = BTreeMap<String, BTreeMap<u32, i64>>;
+
+/// Reads from the file what [`decode`] leaves out: where Apache's broker was in topics of its own.
+pub fn decode_own(bytes: &[u8]) -> Result<Own, String> {
+    let document: Document = fastjson::parse(bytes)?;
+    let is_own = |key: &str| key.split_once('@').is_some_and(|(_, group)| group.starts_with(SYSTEM_GROUP_PREFIX));
+    let queues = |queues: BTreeMap<String, i64>| {
+        let known = queues.into_iter().filter_map(|(queue, offset)| Some((queue.parse().ok()?, offset)));
+        known.filter(|(queue, _)| *queue < QUEUES_MAX).collect()
+    };
+    let own = document.offset_table.into_iter().filter(|(key, _)| is_own(key));
+    Ok(own.map(|(key, offsets)| (key, queues(offsets))).collect())
 }
 
 /// Reads the file. Entries that no group of ours can have (Apache's own groups, say) are left out.

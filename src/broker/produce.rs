@@ -9,7 +9,7 @@ use std::{net::SocketAddr, sync::Arc};
 use bytes::Bytes;
 
 use crate::{
-    store::Purpose,
+    store::{Purpose, Ticket},
     types::{
         MessageType, NewMessage, PhysicalOffset, Properties, QueueId, QueueOffset, SysFlag, Timestamp, TopicName,
         java_hash, properties::key,
@@ -17,7 +17,10 @@ use crate::{
 };
 
 use super::{
-    AdminError, Broker, ProduceError, Topic, TransactionId, delay::put_aside, lite, metadata::TopicEntry,
+    AdminError, Broker, ProduceError, Topic, TransactionId,
+    delay::{Held, put_aside},
+    lite,
+    metadata::TopicEntry,
     transaction::as_half,
 };
 
@@ -45,6 +48,23 @@ pub struct Produced {
     pub held_until: Option<Timestamp>,
     /// Of a half message.
     pub transaction: Option<TransactionId>,
+}
+
+impl Draft {
+    fn placed(self, topic: &TopicName, queue: QueueId) -> NewMessage {
+        NewMessage {
+            topic: topic.clone(),
+            queue,
+            flag: self.flag,
+            sys_flag: self.sys_flag,
+            born_at: self.born_at,
+            born_host: self.born_host,
+            reconsume_times: 0,
+            prepared_at: None,
+            properties: self.properties,
+            body: self.body,
+        }
+    }
 }
 
 impl Broker {
@@ -116,43 +136,46 @@ impl Broker {
         drafts: Vec<Draft>,
     ) -> Result<(Vec<Produced>, PhysicalOffset), ProduceError> {
         let mut held = self.hold(&drafts)?;
-        let is_half: Vec<bool> = drafts.iter().map(|d| d.message_type == MessageType::Transaction).collect();
-        let mut places = self.inner.transactions.reserve(is_half.iter().filter(|half| **half).count())?;
+        let is_half = |draft: &Draft| draft.message_type == MessageType::Transaction;
+        let mut places = self.inner.transactions.reserve(drafts.iter().filter(|draft| is_half(draft)).count())?;
         let topic = &*entry.topic;
         // One turn for the messages of a call that need no order: a batch stays together, batches take turns.
         let turn = entry.lane.next_queue(topic.write_queues);
-        let place = |draft: Draft| NewMessage {
-            topic: topic.name.clone(),
-            queue: queue_of(&draft, topic, turn),
-            flag: draft.flag,
-            sys_flag: draft.sys_flag,
-            born_at: draft.born_at,
-            born_host: draft.born_host,
-            reconsume_times: 0,
-            prepared_at: None,
-            properties: draft.properties,
-            body: draft.body,
-        };
-        let placed: Vec<NewMessage> = drafts.into_iter().map(place).collect();
-        let queues: Vec<QueueId> = placed.iter().map(|message| message.queue).collect();
-        let stored = |(i, message)| match held.until(i) {
-            Some(due) => put_aside(message, due),
-            None if is_half[i] => as_half(message),
-            None => message,
-        };
-        let unit: Vec<NewMessage> = placed.into_iter().enumerate().map(stored).collect();
+        let (mut unit, mut placed) = (Vec::with_capacity(drafts.len()), Vec::with_capacity(drafts.len()));
+        for (i, draft) in drafts.into_iter().enumerate() {
+            let (queue, is_half) = (queue_of(&draft, topic, turn), is_half(&draft));
+            placed.push((queue, draft.message_type));
+            let message = draft.placed(&topic.name, queue);
+            unit.push(match held.until(i) {
+                Some(due) => put_aside(message, due),
+                None if is_half => as_half(message),
+                None => message,
+            });
+        }
         let append = || {
             let ticket = self.inner.store.append(&unit, Purpose::User)?;
             held.appended(&ticket);
-            let produced = ticket.appended.iter().enumerate().map(|(i, at)| Produced {
-                queue: queues[i],
+            self.count_stored(entry, &placed, &held, &ticket);
+            let all = ticket.appended.iter().zip(&unit).zip(&placed).enumerate();
+            let produced = all.map(|(i, ((at, message), &(queue, kind)))| Produced {
+                queue,
                 offset: at.queue_offset,
                 held_until: held.until(i),
-                transaction: is_half[i].then(|| self.half_stored(&mut places, at, &topic.name, &unit[i])),
+                transaction: (kind == MessageType::Transaction)
+                    .then(|| self.half_stored(&mut places, at, &topic.name, message)),
             });
             Ok((produced.collect(), ticket.end))
         };
         entry.lane.gate.pass(append).ok_or_else(|| ProduceError::TopicNotFound(topic.name.clone()))?
+    }
+
+    fn count_stored(&self, entry: &TopicEntry, placed: &[(QueueId, MessageType)], held: &Held<'_>, ticket: &Ticket) {
+        self.inner.meters.stored(entry, placed.iter().map(|(_, kind)| *kind), ticket);
+        for (place, at) in ticket.appended.iter().enumerate() {
+            if let Some(due) = held.until(place) {
+                self.inner.meters.delayed(entry, due, at.stored_at);
+            }
+        }
     }
 }
 
@@ -179,7 +202,7 @@ fn queue_of_priority(priority: u32, queues: u32) -> QueueId {
 
 /// The queue of a message group: Java's hash of the name, then a jump consistent hash, as RocketMQ's proxy does it
 /// (`SendMessageActivity`), so that a group keeps its queue when a server takes over from Apache's.
-fn queue_of_group(group: &str, queues: u32) -> QueueId {
+pub(super) fn queue_of_group(group: &str, queues: u32) -> QueueId {
     QueueId(jump_hash(i64::from(java_hash(group)) as u64, queues))
 }
 

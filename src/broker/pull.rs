@@ -83,6 +83,7 @@ impl Broker {
             at = pulled.next;
             let is_over = polls.has_ended() || pull.until <= self.inner.clock.now();
             if is_over || !pulled.messages.is_empty() {
+                self.count_pulled(&pull, &pulled);
                 return Ok(pulled);
             }
             let line = polls.queue_line(&pull.topic, pull.queue);
@@ -97,6 +98,13 @@ impl Broker {
                 // Seated first, the next round is the last look before it waits.
                 None => seat = Some(line.sit(pull.filter.clone()).map_err(super::TakeError::from)?),
             }
+        }
+    }
+
+    fn count_pulled(&self, pull: &Pull, pulled: &Pulled) {
+        if !pulled.messages.is_empty() {
+            let bytes = pulled.messages.iter().map(|message| message.body.len() as u64).sum();
+            self.inner.meters.pulled(&pull.topic, &pull.group, pulled.messages.len(), bytes);
         }
     }
 

@@ -55,9 +55,11 @@ impl From<tonic::Status> for Error {
         use tonic::Code;
         let said = format!("{:?} {}", status.code(), status.message());
         match status.code() {
-            Code::InvalidArgument | Code::Unimplemented | Code::PermissionDenied | Code::Unauthenticated => {
-                Self::Rejected(said)
+            Code::Unimplemented => {
+                let meant = "grpcServerPort (--endpoint, 8081 unless set otherwise)";
+                Self::Rejected(remote::told(&status, "messages", meant))
             }
+            Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated => Self::Rejected(said),
             _ => Self::Broken(said),
         }
     }
@@ -71,6 +73,33 @@ pub struct EndpointArgs {
     endpoint: HostPort,
     #[command(flatten)]
     tls: TlsArgs,
+}
+
+impl EndpointArgs {
+    pub fn of(endpoint: HostPort, tls: TlsArgs) -> Self {
+        Self { endpoint, tls }
+    }
+
+    /// Connects to it. Calls without a time of their own take `timeout` at most.
+    pub async fn connect(&self, timeout: Option<Duration>) -> Result<Channel, Error> {
+        let cure = "is the server running there? --endpoint HOST:PORT names another";
+        let tls = self.tls.connector().map_err(Error::Connect)?;
+        remote::connect_by(tls, &self.endpoint.to_string(), timeout, cure).await.map_err(Error::Connect)
+    }
+
+    async fn stub(&self) -> Result<Stub, Error> {
+        let channel = self.connect(None).await?;
+        let client_id = format!("ferromq@{}@{:016x}", std::process::id(), random())
+            .parse()
+            .map_err(|_| Error::Broken("the client id is not ASCII".into()))?;
+        let stub = MessagingServiceClient::with_interceptor(channel, Identity { client_id });
+        Ok(stub.max_decoding_message_size(ANSWER_BYTES_MAX))
+    }
+}
+
+/// The queues of a topic, without being a client of it.
+pub async fn ask_route(at: &EndpointArgs, topic: &str) -> Result<Vec<v2::MessageQueue>, Error> {
+    route(&mut at.stub().await?, topic, &at.endpoint.endpoints()).await
 }
 
 /// Puts the client's name into every call.
@@ -101,6 +130,7 @@ pub struct Client {
     /// The consumer's group, to say goodbye with.
     group: Option<v2::Resource>,
     client_type: v2::ClientType,
+    clock_ahead: Option<i64>,
     /// Keeps the Telemetry stream open.
     _telemetry: (mpsc::Sender<v2::TelemetryCommand>, Streaming<v2::TelemetryCommand>),
 }
@@ -136,24 +166,22 @@ pub fn check(status: Option<v2::Status>) -> Result<(), Error> {
 impl Client {
     /// Connects and exchanges settings.
     pub async fn start(at: &EndpointArgs, role: Role) -> Result<Self, Error> {
-        let cure = "is the server running there? --endpoint HOST:PORT names another";
-        let tls = at.tls.connector().map_err(Error::Connect)?;
-        let channel = remote::connect_by(tls, &at.endpoint.to_string(), None, cure).await.map_err(Error::Connect)?;
-        let client_id = format!("ferromq@{}@{:016x}", std::process::id(), random())
-            .parse()
-            .map_err(|_| Error::Broken("the client id is not ASCII".into()))?;
-        let mut stub = MessagingServiceClient::with_interceptor(channel, Identity { client_id })
-            .max_decoding_message_size(ANSWER_BYTES_MAX);
+        let mut stub = at.stub().await?;
         let endpoints = at.endpoint.endpoints();
         let queues = route(&mut stub, role.topic(), &endpoints).await?;
         let (client_type, group, settings) = settings(role, &endpoints);
         let telemetry = exchange_settings(&mut stub, settings).await?;
-        Ok(Self { stub, queues, group, client_type, _telemetry: telemetry })
+        Ok(Self { stub, queues, group, client_type, clock_ahead: None, _telemetry: telemetry })
     }
 
     /// A queue of the topic, to name in polls. Servers serve all queues whichever is named.
     pub fn queue(&self) -> Option<v2::MessageQueue> {
         self.queues.first().cloned()
+    }
+
+    /// How far the server's clock was ahead of this machine's at the last poll, ms.
+    pub fn clock_ahead(&self) -> Option<i64> {
+        self.clock_ahead
     }
 
     /// Sends one message and returns once the server has it. Several may be under way side by side.
@@ -179,7 +207,11 @@ impl Client {
             match answer.content {
                 Some(v2::receive_message_response::Content::Status(s)) => status = Some(s),
                 Some(v2::receive_message_response::Content::Message(m)) => messages.push(m),
-                Some(v2::receive_message_response::Content::DeliveryTimestamp(_)) | None => {}
+                Some(v2::receive_message_response::Content::DeliveryTimestamp(at)) => {
+                    let theirs = at.seconds.saturating_mul(1000).saturating_add(i64::from(at.nanos / 1_000_000));
+                    self.clock_ahead = Some(theirs.saturating_sub(now_millis()));
+                }
+                None => {}
             }
         }
         match check(status) {
@@ -287,7 +319,7 @@ pub fn wire_duration(d: Duration) -> prost_types::Duration {
 }
 
 /// 64 bits that differ from process to process: the standard library seeds its hash maps with them.
-fn random() -> u64 {
+pub fn random() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }
 

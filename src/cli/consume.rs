@@ -74,7 +74,11 @@ impl Args {
         let mut left = self.count.unwrap_or(u64::MAX);
         let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
         loop {
-            match self.session(&mut left, stop.as_mut()).await {
+            let ended = self.session(&mut left, stop.as_mut()).await;
+            if ended.is_ok() {
+                self.tell_end(left);
+            }
+            match ended {
                 Ok(()) if self.require && left > 0 => anyhow::bail!("{left} messages of --count did not come"),
                 Ok(()) => return Ok(ExitCode::SUCCESS),
                 // A server that restarts is waited for; one that says no would say it again.
@@ -88,6 +92,18 @@ impl Args {
                 () = tokio::time::sleep(RECONNECT) => {}
             }
         }
+    }
+
+    /// To standard error: what was asked for is on standard output.
+    fn tell_end(&self, left: u64) {
+        let came = self.count.unwrap_or(u64::MAX) - left;
+        let why = match (left, self.follow) {
+            (0, _) => "as many as --count asked for",
+            (_, true) => "stopped",
+            (_, false) => "no more came within 5 s; --follow waits for more",
+        };
+        let kept = if self.no_ack && came > 0 { ", not acknowledged" } else { "" };
+        eprintln!("ferromq: {came} messages{kept}; {why}");
     }
 
     fn filter(&self) -> v2::FilterExpression {
@@ -168,7 +184,7 @@ fn ack_entry(message: v2::Message) -> v2::AckMessageEntry {
 }
 
 /// `queue@offset`, what the message carries beside its body, and the body.
-fn as_text(message: &v2::Message) -> String {
+pub(super) fn as_text(message: &v2::Message) -> String {
     let system = message.system_properties.clone().unwrap_or_default();
     let mut parts = vec![format!("{}@{}", system.queue_id, system.queue_offset.unwrap_or_default())];
     if let Some(tag) = &system.tag {
@@ -190,7 +206,7 @@ fn as_text(message: &v2::Message) -> String {
     if std::io::stdout().is_terminal() { output::harmless(&line) } else { line }
 }
 
-fn as_json(message: &v2::Message) -> Value {
+pub(super) fn as_json(message: &v2::Message) -> Value {
     let system = message.system_properties.clone().unwrap_or_default();
     let millis = |t: &prost_types::Timestamp| t.seconds.saturating_mul(1000) + i64::from(t.nanos / 1_000_000);
     let mut document = json!({

@@ -1,5 +1,6 @@
 //! `ferromq group`.
 
+mod lag;
 mod reset;
 
 use std::{process::ExitCode, time::Duration};
@@ -22,11 +23,14 @@ Examples:
   ferromq group create billing --fifo --max-attempts 16
   ferromq group update billing --retry-after 1s,10s,1m
   ferromq group describe billing
+  ferromq group lag billing --json
+  ferromq group connections billing
   ferromq group reset billing --topic orders --to 2026-01-31T08:00:00Z --dry-run
   ferromq group park billing --topic orders --queue 3 --offset 1042")]
 pub enum Verb {
     /// Create a group; succeeds when the same one exists already.
     Create {
+        /// Name of the group.
         name: String,
         /// Ordered consumption: each message group comes in order, one message at a time.
         #[arg(long)]
@@ -44,9 +48,12 @@ pub enum Verb {
     #[command(group(clap::ArgGroup::new("change").required(true).multiple(true)
         .args(["fifo", "max_attempts", "retry_after", "consume_enabled"])))]
     Update {
+        /// Name of the group.
         name: String,
+        /// Ordered consumption: each message group comes in order, one message at a time.
         #[arg(long, value_name = "true|false")]
         fifo: Option<bool>,
+        /// Deliveries of one message before it goes to the dead-letter topic, the first included; 1 to 1000.
         #[arg(long, value_name = "N")]
         max_attempts: Option<u32>,
         /// Delay after each failed attempt, like 1s,10s,1m; the last one repeats.
@@ -60,6 +67,7 @@ pub enum Verb {
     },
     /// Delete a group with its progress; its dead-letter topic stays.
     Delete {
+        /// Name of the group.
         name: String,
         #[command(flatten)]
         admin: AdminArgs,
@@ -71,14 +79,34 @@ pub enum Verb {
     },
     /// Go on from elsewhere: what is in flight is forgotten, and receipts from before are void.
     Reset(reset::Args),
+    /// Show what a group has before it, topic by topic.
+    Lag {
+        name: String,
+        /// Of this topic alone.
+        #[arg(long)]
+        topic: Option<String>,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+    /// Show the consumers of a group that are connected.
+    Connections {
+        name: String,
+        /// Those that subscribe to this topic.
+        #[arg(long)]
+        topic: Option<String>,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
     /// Show one group with its progress.
     Describe {
+        /// Name of the group.
         name: String,
         #[command(flatten)]
         admin: AdminArgs,
     },
     /// Count a message as consumed, so that what waits behind it in its message group is delivered.
     Skip {
+        /// Name of the group.
         name: String,
         #[command(flatten)]
         place: Place,
@@ -87,6 +115,7 @@ pub enum Verb {
     },
     /// Move a message to the group's dead-letter topic now, so that what waits behind it is delivered.
     Park {
+        /// Name of the group.
         name: String,
         #[command(flatten)]
         place: Place,
@@ -98,11 +127,13 @@ pub enum Verb {
 /// One message.
 #[derive(clap::Args, Debug)]
 pub struct Place {
+    /// Topic of the message.
     #[arg(long)]
     topic: String,
+    /// Queue of the message.
     #[arg(long, value_name = "ID")]
     queue: u32,
-    /// As `ferromq group describe` shows it.
+    /// Offset of the message, as `ferromq group describe` shows it.
     #[arg(long, value_name = "N")]
     offset: u64,
 }
@@ -124,6 +155,8 @@ impl Verb {
             }
             Self::Delete { name, admin } => delete(name, &admin).await,
             Self::Reset(args) => args.run().await,
+            Self::Lag { name, topic, admin } => lag::lag(name, topic, &admin).await,
+            Self::Connections { name, topic, admin } => lag::connections(name, topic, &admin).await,
             Self::List { admin } => list(&admin).await,
             Self::Describe { name, admin } => describe(name, &admin).await,
             Self::Skip { name, place, admin } => skip(name, place, &admin).await,
@@ -142,7 +175,7 @@ pub(super) fn customized(delays: Vec<Duration>) -> pb::RetryPolicy {
 }
 
 async fn create(request: pb::CreateGroupRequest, admin: &AdminArgs) -> anyhow::Result<()> {
-    let answer = admin.connect().await?.create_group(request).await.map_err(refused)?.into_inner();
+    let answer = admin.connect_to_change().await?.create_group(request).await.map_err(refused)?.into_inner();
     let group = answer.group.unwrap_or_default();
     if admin.json {
         let mut document = as_json(&group);
@@ -156,7 +189,7 @@ async fn create(request: pb::CreateGroupRequest, admin: &AdminArgs) -> anyhow::R
 }
 
 async fn update(change: pb::UpdateGroupRequest, admin: &AdminArgs) -> anyhow::Result<()> {
-    let answer = admin.connect().await?.update_group(change).await.map_err(refused)?.into_inner();
+    let answer = admin.connect_to_change().await?.update_group(change).await.map_err(refused)?.into_inner();
     let group = answer.group.unwrap_or_default();
     if admin.json {
         output::json(&as_json(&group))?
@@ -167,7 +200,12 @@ async fn update(change: pb::UpdateGroupRequest, admin: &AdminArgs) -> anyhow::Re
 }
 
 async fn delete(name: String, admin: &AdminArgs) -> anyhow::Result<()> {
-    admin.connect().await?.delete_group(pb::DeleteGroupRequest { name: name.clone() }).await.map_err(refused)?;
+    admin
+        .connect_to_change()
+        .await?
+        .delete_group(pb::DeleteGroupRequest { name: name.clone() })
+        .await
+        .map_err(refused)?;
     if admin.json {
         output::json(&json!({ "name": name, "deleted": true }))?;
     } else {
@@ -209,14 +247,14 @@ async fn describe(name: String, admin: &AdminArgs) -> anyhow::Result<()> {
 async fn skip(group: String, place: Place, admin: &AdminArgs) -> anyhow::Result<()> {
     let Place { topic, queue, offset } = place;
     let request = pb::SkipMessageRequest { group, topic: topic.clone(), queue_id: queue, offset };
-    let skipped = admin.connect().await?.skip_message(request).await.map_err(refused)?.into_inner().skipped;
+    let skipped = admin.connect_to_change().await?.skip_message(request).await.map_err(refused)?.into_inner().skipped;
     say(admin, "skipped", skipped, &Place { topic, queue, offset })
 }
 
 async fn park(group: String, place: Place, admin: &AdminArgs) -> anyhow::Result<()> {
     let Place { topic, queue, offset } = place;
     let request = pb::ParkMessageRequest { group, topic: topic.clone(), queue_id: queue, offset };
-    let parked = admin.connect().await?.park_message(request).await.map_err(refused)?.into_inner().parked;
+    let parked = admin.connect_to_change().await?.park_message(request).await.map_err(refused)?.into_inner().parked;
     say(admin, "parked", parked, &Place { topic, queue, offset })
 }
 

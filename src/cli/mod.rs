@@ -8,13 +8,19 @@ pub mod benchmark;
 mod client;
 mod config;
 mod consume;
+mod dlq;
+mod doctor;
 mod group;
 mod health;
+mod log_level;
+mod message;
+mod metrics;
 mod output;
 mod produce;
 mod remote;
 mod server;
 mod timer;
+mod times;
 mod tls;
 mod topic;
 
@@ -31,6 +37,8 @@ Examples:
   ferromq apply -f topics.yaml --diff             what a document of topics and groups would change
   ferromq produce orders 'hello' --tag paid
   ferromq consume orders --group billing --follow
+  ferromq doctor mq.example.com:8081              why does my client not get through?
+  ferromq message explain 01A4BB6D19F2C41A...     who got it, and what became of it
   ferromq config --json                           every setting in effect, and where it came from
 
 Exit codes: 0 done, 1 failed, 2 the command line was not understood.";
@@ -62,6 +70,12 @@ enum Command {
     /// Look at, take back and move messages that wait for their delivery time.
     #[command(subcommand)]
     Timer(timer::Verb),
+    /// Look at stored messages, tell their lives, send them again.
+    #[command(subcommand)]
+    Message(message::Verb),
+    /// Look at dead letters, and send them again.
+    #[command(subcommand)]
+    Dlq(dlq::Verb),
     /// Send messages.
     Produce(produce::Args),
     /// Receive messages and print them.
@@ -69,6 +83,12 @@ enum Command {
     Benchmark(benchmark::Args),
     /// Ask whether a server is ready: exit code 0 when it is, 1 when not.
     Health(health::Args),
+    /// Do what a client does, step by step, and name the first that fails with its cure.
+    Doctor(doctor::Args),
+    /// List what /metrics tells; print a dashboard or alert rules made from it.
+    Metrics(metrics::Args),
+    /// Show or change what a running server logs.
+    LogLevel(log_level::Args),
     /// Print a completion script for a shell.
     Completions(Completions),
 }
@@ -76,6 +96,7 @@ enum Command {
 #[derive(Args, Debug)]
 #[command(after_help = "Example: ferromq completions bash > /etc/bash_completion.d/ferromq")]
 struct Completions {
+    /// Shell that the script is for.
     shell: clap_complete::Shell,
 }
 
@@ -118,10 +139,15 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Group(verb) => remote::block_on(verb.run()),
         Command::Apply(args) => remote::block_on(args.run()),
         Command::Timer(verb) => remote::block_on(verb.run()),
+        Command::Message(verb) => remote::block_on(verb.run()),
+        Command::Dlq(verb) => remote::block_on(verb.run()),
         Command::Produce(args) => remote::block_on(args.run()),
         Command::Consume(args) => remote::block_on(args.run()),
         Command::Benchmark(args) => benchmark::run(args),
         Command::Health(args) => remote::block_on(args.run()),
+        Command::Doctor(args) => remote::block_on(args.run()),
+        Command::Metrics(args) => args.run(),
+        Command::LogLevel(args) => remote::block_on(args.run()),
         Command::Completions(Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "ferromq", &mut script);
@@ -138,6 +164,18 @@ mod tests {
     #[test]
     fn the_tree_of_commands_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_of_every_command_says_what_it_is() {
+        fn look(command: &clap::Command, path: &str, silent: &mut Vec<String>) {
+            let all = command.get_arguments().filter(|arg| arg.get_help().is_none() && !arg.is_hide_set());
+            silent.extend(all.map(|arg| format!("{path} {}", arg.get_id())));
+            command.get_subcommands().for_each(|sub| look(sub, &format!("{path} {}", sub.get_name()), silent));
+        }
+        let mut silent = Vec::new();
+        look(&Cli::command(), "ferromq", &mut silent);
+        assert!(silent.is_empty(), "no help for {silent:#?}");
     }
 
     #[test]

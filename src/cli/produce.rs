@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::{proto::v2, types::Timestamp};
 
@@ -46,7 +46,7 @@ pub struct Args {
     #[arg(long, value_name = "GROUP")]
     message_group: Option<String>,
     /// Deliver after this time, like 30s, 5m or 2h; for topics of type delay. The answer names the recall handle.
-    #[arg(long, value_name = "TIME", value_parser = super::timer::parse_span)]
+    #[arg(long, value_name = "TIME", value_parser = super::times::parse_span)]
     delay: Option<std::time::Duration>,
     /// Send every body this often.
     #[arg(long, default_value_t = 1)]
@@ -76,7 +76,8 @@ impl Args {
     async fn send_all(&self, client: &Client) -> anyhow::Result<()> {
         let in_flight = if self.message_group.is_some() { 1 } else { IN_FLIGHT };
         let mut ids = MessageIds::new();
-        let sends = self.bodies().map(|body| {
+        let enough = Notify::new();
+        let sends = self.bodies().take_until(enough.notified()).map(|body| {
             let message = body.map(|body| self.message(body, ids.next()));
             async {
                 let answer = client.send(message?).await?;
@@ -84,10 +85,18 @@ impl Args {
             }
         });
         let mut answers = sends.buffered(in_flight).boxed_local();
+        let mut refused = None;
         while let Some(answer) = answers.next().await {
-            self.print(&answer?)?;
+            match answer {
+                Ok(sent) => self.print(&sent)?,
+                Err(error) => {
+                    // What is under way may be stored, and its sender is told; no more is begun.
+                    enough.notify_one();
+                    refused.get_or_insert(error);
+                }
+            }
         }
-        Ok(())
+        refused.map_or(Ok(()), Err)
     }
 
     fn bodies(&self) -> impl Stream<Item = anyhow::Result<Bytes>> + '_ {
@@ -116,8 +125,8 @@ impl Args {
                 body_encoding: v2::Encoding::Identity.into(),
                 message_type: kind.into(),
                 message_group: self.message_group.clone(),
-                born_timestamp: Some(super::timer::wire_time(born)),
-                delivery_timestamp: due.map(super::timer::wire_time),
+                born_timestamp: Some(super::times::wire_time(born)),
+                delivery_timestamp: due.map(super::times::wire_time),
                 ..Default::default()
             }),
             body,

@@ -1,22 +1,25 @@
 //! Talking to a running server: the runtime, the connection, and its errors in one line.
 
-use std::{future::Future, process::ExitCode, time::Duration};
+use std::{future::Future, process::ExitCode, sync::OnceLock, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use tokio_rustls::TlsConnector;
 use tonic::{
-    Status,
+    Code, Status,
     transport::{Channel, Endpoint},
 };
 
-use crate::proto::admin::admin_service_client::AdminServiceClient;
+use crate::proto::{admin::admin_service_client::AdminServiceClient, v2::admin_client::AdminClient};
 
 use super::tls;
 
 /// How long a server may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long it may take to answer an administration call.
-const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long it may take to tell something, and to change something, which waits for its disk.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Which address this process talks to: every command talks to one.
+static DIALLED: OnceLock<String> = OnceLock::new();
 /// Bytes of an answer at most: a list of 100,000 topics has 7 MB.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 
@@ -26,17 +29,36 @@ pub struct AdminArgs {
     /// Administration address of the server.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8083")]
     pub admin: String,
+    /// How long the server may take to answer, like 500ms or 10s; 3s when not given, 30s for changes.
+    #[arg(long, value_name = "TIME", value_parser = super::times::parse_span)]
+    pub timeout: Option<Duration>,
     /// Print as JSON.
     #[arg(long)]
     pub json: bool,
 }
 
 impl AdminArgs {
-    /// Connects to the administration API.
+    /// Connects to the administration API, to look at something.
     pub async fn connect(&self) -> anyhow::Result<AdminServiceClient<Channel>> {
+        self.connect_for(LOOK_TIMEOUT).await
+    }
+
+    /// The same, to change something.
+    pub async fn connect_to_change(&self) -> anyhow::Result<AdminServiceClient<Channel>> {
+        self.connect_for(CHANGE_TIMEOUT).await
+    }
+
+    async fn connect_for(&self, timeout: Duration) -> anyhow::Result<AdminServiceClient<Channel>> {
         let cure = "is the server running there? --admin HOST:PORT names another";
-        let channel = connect(&self.admin, Some(CALL_TIMEOUT), cure).await?;
+        let channel = connect(&self.admin, Some(self.timeout.unwrap_or(timeout)), cure).await?;
         Ok(AdminServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX))
+    }
+
+    /// Connects to RocketMQ's own Admin service, which is on the same port.
+    pub async fn official(&self) -> anyhow::Result<AdminClient<Channel>> {
+        let cure = "is the server running there? --admin HOST:PORT names another";
+        let channel = connect(&self.admin, Some(self.timeout.unwrap_or(CHANGE_TIMEOUT)), cure).await?;
+        Ok(AdminClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX))
     }
 }
 
@@ -57,6 +79,8 @@ pub async fn connect_by(
     if uri.port().is_none() || uri.path() != "/" {
         return Err(anyhow!(wrong()));
     }
+    // A second connection of one command is to the same server.
+    let _ = DIALLED.set(address.to_owned());
     let mut endpoint = Endpoint::from(uri).connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
     if let Some(timeout) = timeout {
         endpoint = endpoint.timeout(timeout);
@@ -79,11 +103,23 @@ fn innermost(error: &dyn std::error::Error) -> String {
 
 /// A refusal of the server as an error: its message carries value, cause and cure.
 pub fn refused(status: Status) -> anyhow::Error {
+    anyhow!("{}", told(&status, "administration", "adminServerPort (--admin, 8083 unless set otherwise)"))
+}
+
+/// What a refusal says to whom wanted `what`, which is served at `meant`.
+pub fn told(status: &Status, what: &str, meant: &str) -> String {
+    let at = DIALLED.get().map_or("the server", String::as_str);
     let message = status.message();
-    if message.is_empty() {
-        anyhow!("the server answered {:?} without a reason", status.code())
-    } else {
-        anyhow!("{message}")
+    match status.code() {
+        Code::Unimplemented => format!("{at} does not serve {what}, which is at {meant}: is it the other port?"),
+        // What the transport says of its own clock.
+        Code::Cancelled | Code::DeadlineExceeded if message.is_empty() || message == "Timeout expired" => {
+            format!(
+                "{at} did not answer in time; is it a server, and well? --timeout TIME waits longer for administration"
+            )
+        }
+        code if message.is_empty() => format!("the server answered {code:?} without a reason"),
+        _ => message.to_owned(),
     }
 }
 

@@ -47,7 +47,7 @@ impl Args {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let loaded = self.settings.load()?;
         let process = &loaded.config.server;
-        telemetry::start(&process.log_level, process.log_json, environment::no_color());
+        telemetry::start(&process.log_level, process.log_format, environment::no_color());
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }

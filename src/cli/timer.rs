@@ -1,4 +1,4 @@
-//! `ferromq timer`, and how the command line writes times.
+//! `ferromq timer`.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -8,12 +8,13 @@ use serde_json::{Value, json};
 
 use crate::{
     proto::admin as pb,
-    types::{Clock as _, SystemClock, Timestamp},
+    types::{Clock as _, SystemClock},
 };
 
 use super::{
     output,
     remote::{AdminArgs, refused},
+    times::{millis, parse_span, parse_time, shown, wire_time},
 };
 
 #[derive(clap::Subcommand, Debug)]
@@ -22,7 +23,8 @@ Examples:
   ferromq timer list --topic reminders --limit 20
   ferromq timer find 01A4BB6D19F2C41A2B0A0B0C0D00000005 --json
   ferromq timer cancel 01A4BB6D19F2C41A2B0A0B0C0D00000005
-  ferromq timer reschedule 01A4BB6D19F2C41A2B0A0B0C0D00000005 --in 90m")]
+  ferromq timer reschedule 01A4BB6D19F2C41A2B0A0B0C0D00000005 --in 90m
+  ferromq timer reschedule 01A4BB6D19F2C41A2B0A0B0C0D00000005 --at 2026-01-31T08:00:00Z")]
 pub enum Verb {
     /// List messages that wait for their delivery time, the earliest first.
     List {
@@ -57,9 +59,9 @@ pub enum Verb {
         /// From now on, like 500ms, 30s, 5m, 2h or 1d.
         #[arg(long = "in", value_name = "TIME", value_parser = parse_span)]
         after: Option<Duration>,
-        /// Milliseconds since 1970; what is past is delivered at once.
-        #[arg(long, value_name = "EPOCH_MS")]
-        at: Option<i64>,
+        /// At a time like 2026-01-31T08:00:00Z, or milliseconds since 1970; what is past is delivered at once.
+        #[arg(long, value_name = "TIME", value_parser = parse_time, allow_hyphen_values = true)]
+        at: Option<WireTime>,
         #[command(flatten)]
         admin: AdminArgs,
     },
@@ -76,21 +78,6 @@ pub struct Message {
     topic: Option<String>,
 }
 
-/// A whole number of ms, s, m, h or d.
-pub fn parse_span(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match &text[digits.len()..] {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return Err("it is no time like 500ms, 30s, 5m, 2h or 1d".to_owned()),
-    };
-    let number: u64 = digits.parse().map_err(|_| "it begins with no whole number".to_owned())?;
-    number.checked_mul(unit).map(Duration::from_millis).ok_or_else(|| "it is too long".to_owned())
-}
-
 impl Verb {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         match self {
@@ -104,7 +91,7 @@ impl Verb {
             Self::Cancel { message, admin } => {
                 let Message { message_id, topic } = message;
                 let request = pb::CancelTimerRequest { message_id, topic: topic.unwrap_or_default() };
-                let answer = admin.connect().await?.cancel_timer(request).await.map_err(refused)?;
+                let answer = admin.connect_to_change().await?.cancel_timer(request).await.map_err(refused)?;
                 show(&answer.into_inner().timers, Some("cancelled"), &admin)
             }
             Self::Reschedule { message, after, at, admin } => reschedule(message, after, at, &admin).await,
@@ -136,17 +123,16 @@ async fn list(topic: Option<String>, limit: u32, admin: &AdminArgs) -> anyhow::R
 async fn reschedule(
     message: Message,
     after: Option<Duration>,
-    at: Option<i64>,
+    at: Option<WireTime>,
     admin: &AdminArgs,
 ) -> anyhow::Result<()> {
     let due = match (after, at) {
-        (Some(after), _) => SystemClock::new().wall().plus(after),
-        (None, at) => Timestamp::from_millis(at.context("no time was given; --in or --at gives one")?),
+        (Some(after), _) => wire_time(SystemClock::new().wall().plus(after).as_millis()),
+        (None, at) => at.context("no time was given; --in or --at gives one")?,
     };
-    let due = wire_time(due.as_millis());
     let Message { message_id, topic } = message;
     let request = pb::RescheduleTimerRequest { message_id, topic: topic.unwrap_or_default(), due: Some(due) };
-    let answer = admin.connect().await?.reschedule_timer(request).await.map_err(refused)?;
+    let answer = admin.connect_to_change().await?.reschedule_timer(request).await.map_err(refused)?;
     show(&answer.into_inner().timers, Some("rescheduled"), admin)
 }
 
@@ -155,7 +141,7 @@ fn show(timers: &[pb::Timer], done: Option<&str>, admin: &AdminArgs) -> anyhow::
         output::json(&timers.iter().map(as_json).collect())?;
     } else if let Some(done) = done {
         for timer in timers {
-            let (topic, id, due) = (&timer.topic, &timer.message_id, millis(timer.due.as_ref()));
+            let (topic, id, due) = (&timer.topic, &timer.message_id, shown(timer.due.as_ref()));
             output::line(&format!("message {} of {topic}, due {due}, {done}", output::harmless(id)))?;
         }
     } else {
@@ -169,7 +155,7 @@ fn table(timers: &[pb::Timer]) -> std::io::Result<()> {
     let row = |timer: &pb::Timer| {
         let due = millis(timer.due.as_ref());
         vec![
-            due.to_string(),
+            shown(timer.due.as_ref()),
             left(due.saturating_sub(now)),
             timer.topic.clone(),
             output::harmless(&timer.message_id),
@@ -177,7 +163,7 @@ fn table(timers: &[pb::Timer]) -> std::io::Result<()> {
             timer.body_bytes.to_string(),
         ]
     };
-    output::table(&["DUE (EPOCH MS)", "IN", "TOPIC", "MESSAGE ID", "TAG", "BYTES"], timers.iter().map(row).collect())
+    output::table(&["DUE", "IN", "TOPIC", "MESSAGE ID", "TAG", "BYTES"], timers.iter().map(row).collect())
 }
 
 /// How long that is, in the largest unit that leaves two digits or so.
@@ -190,15 +176,6 @@ fn left(ms: i64) -> String {
         36_000_000..864_000_000 => format!("{}h", ms / 3_600_000),
         _ => format!("{}d", ms / 86_400_000),
     }
-}
-
-/// Epoch ms as the wire has them.
-pub fn wire_time(millis: i64) -> WireTime {
-    WireTime { seconds: millis.div_euclid(1000), nanos: (millis.rem_euclid(1000) * 1_000_000) as i32 }
-}
-
-fn millis(time: Option<&WireTime>) -> i64 {
-    time.map_or(0, |t| t.seconds.saturating_mul(1000).saturating_add(i64::from(t.nanos / 1_000_000)))
 }
 
 fn as_json(timer: &pb::Timer) -> Value {
@@ -219,15 +196,6 @@ fn as_json(timer: &pb::Timer) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_are_understood_with_their_units() {
-        assert_eq!(parse_span("90m"), Ok(Duration::from_secs(5400)));
-        assert_eq!(parse_span("1ms"), Ok(Duration::from_millis(1)));
-        for wrong in ["", "5", "m", "-1s", "1w", "99999999999999999999s", "18446744073709551615d"] {
-            assert!(parse_span(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn what_is_left_is_told_in_one_unit() {

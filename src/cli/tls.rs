@@ -42,9 +42,19 @@ pub struct TlsArgs {
 }
 
 impl TlsArgs {
+    /// TLS with whoever is there, to see whether somebody is.
+    pub fn anyone() -> Self {
+        Self { insecure: true, ..Self::default() }
+    }
+
+    /// Whether the connection is to be protected.
+    pub fn is_wanted(&self) -> bool {
+        self.tls || self.insecure || self.ca.is_some()
+    }
+
     /// What makes connections, where they are to be protected.
     pub fn connector(&self) -> anyhow::Result<Option<TlsConnector>> {
-        if !(self.tls || self.insecure || self.ca.is_some()) {
+        if !self.is_wanted() {
             return Ok(None);
         }
         let provider = Arc::new(ring::default_provider());

@@ -20,6 +20,7 @@ Examples:
 pub enum Verb {
     /// Create a topic; succeeds when the same one exists already.
     Create {
+        /// Name of the topic.
         name: String,
         /// What it takes: normal, fifo, delay, transaction, mixed, priority (each queue is a class, the last the most urgent),
         /// or lite (a parent of lite topics, which come into being by themselves; all lie in its first queue).
@@ -35,14 +36,18 @@ pub enum Verb {
     #[command(group(clap::ArgGroup::new("change").required(true).multiple(true)
         .args(["kind", "queues", "readable", "writable"])))]
     Update {
+        /// Name of the topic.
         name: String,
+        /// What it takes from now on.
         #[arg(long = "type", value_name = "TYPE", value_parser = parse_type)]
         kind: Option<MessageType>,
-        /// May grow, never shrink.
+        /// Queues; may grow, never shrink.
         #[arg(long)]
         queues: Option<u32>,
+        /// Whether consumers may read it.
         #[arg(long, value_name = "true|false")]
         readable: Option<bool>,
+        /// Whether producers may send to it.
         #[arg(long, value_name = "true|false")]
         writable: Option<bool>,
         #[command(flatten)]
@@ -50,6 +55,7 @@ pub enum Verb {
     },
     /// Delete a topic with its messages.
     Delete {
+        /// Name of the topic.
         name: String,
         #[command(flatten)]
         admin: AdminArgs,
@@ -64,6 +70,7 @@ pub enum Verb {
     },
     /// Show one topic with the offsets of its queues.
     Describe {
+        /// Name of the topic.
         name: String,
         #[command(flatten)]
         admin: AdminArgs,
@@ -94,7 +101,7 @@ impl Verb {
 
 async fn create(name: String, kind: MessageType, queues: Option<u32>, admin: &AdminArgs) -> anyhow::Result<()> {
     let request = pb::CreateTopicRequest { name, r#type: wire_type(kind).into(), queues };
-    let answer = admin.connect().await?.create_topic(request).await.map_err(refused)?.into_inner();
+    let answer = admin.connect_to_change().await?.create_topic(request).await.map_err(refused)?.into_inner();
     let topic = answer.topic.unwrap_or_default();
     if admin.json {
         let mut document = as_json(&topic);
@@ -108,7 +115,7 @@ async fn create(name: String, kind: MessageType, queues: Option<u32>, admin: &Ad
 }
 
 async fn update(change: pb::UpdateTopicRequest, admin: &AdminArgs) -> anyhow::Result<()> {
-    let answer = admin.connect().await?.update_topic(change).await.map_err(refused)?.into_inner();
+    let answer = admin.connect_to_change().await?.update_topic(change).await.map_err(refused)?.into_inner();
     let topic = answer.topic.unwrap_or_default();
     if admin.json {
         output::json(&as_json(&topic))?
@@ -119,7 +126,12 @@ async fn update(change: pb::UpdateTopicRequest, admin: &AdminArgs) -> anyhow::Re
 }
 
 async fn delete(name: String, admin: &AdminArgs) -> anyhow::Result<()> {
-    admin.connect().await?.delete_topic(pb::DeleteTopicRequest { name: name.clone() }).await.map_err(refused)?;
+    admin
+        .connect_to_change()
+        .await?
+        .delete_topic(pb::DeleteTopicRequest { name: name.clone() })
+        .await
+        .map_err(refused)?;
     if admin.json {
         output::json(&json!({ "name": name, "deleted": true }))?;
     } else {

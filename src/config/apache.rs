@@ -64,7 +64,7 @@ const PROMISES: [Promise; 22] = [
 ];
 
 /// Keys of parts that are not there yet: the classic protocol, the NameServer.
-const NOT_SERVED: [&str; 22] = [
+const NOT_SERVED: [&str; 26] = [
     "namesrvAddr",
     "rocketmqHome",
     "fetchNamesrvAddrByAddressServer",
@@ -85,13 +85,25 @@ const NOT_SERVED: [&str; 22] = [
     "msgTraceTopicName",
     "enableLmq",
     "enableMultiDispatch",
-    "metricsExporterType",
-    "metricsPromExporterPort",
+    "metricsGrpcExporterTarget",
+    "metricsGrpcExporterHeader",
+    "metricGrpcExporterTimeOutInMills",
+    "metricGrpcExporterIntervalInMills",
+    "metricLoggingExporterIntervalInMills",
+    "metricsInDelta",
 ];
 
 /// Keys that tune something which does not exist here (`MessageStoreConfig`, `BrokerConfig`, `ProxyConfig`,
 /// `NettyServerConfig`), beyond those that [`NO_EFFECT_ENDINGS`] and [`NO_EFFECT_STARTS`] tell.
-const NO_EFFECT: [&str; 128] = [
+const NO_EFFECT: [&str; 136] = [
+    "enableRemotingMetrics",
+    "enableMessageStoreMetrics",
+    "enablePopMetrics",
+    "enableConnectionMetrics",
+    "enableTransactionMetrics",
+    "enableStatsMetrics",
+    "enableRequestMetrics",
+    "enableLagAndDlqMetrics",
     "accessMessageInMemoryHotRatio",
     "accessMessageInMemoryMaxRatio",
     "accountStatsEnable",

@@ -21,7 +21,7 @@ use std::{
 pub use file::FileError;
 pub use keys::Key;
 
-use crate::{broker, proxy, store};
+use crate::{broker, observe::telemetry::Format, ops, proxy, store};
 
 /// What every room is told.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +30,7 @@ pub struct Config {
     pub store: store::Config,
     pub broker: broker::Config,
     pub proxy: proxy::Config,
+    pub ops: ops::Config,
 }
 
 /// Settings of the process itself.
@@ -40,7 +41,7 @@ pub struct Server {
     pub workers: usize,
     /// Levels by module; see `observe::telemetry`.
     pub log_level: String,
-    pub log_json: bool,
+    pub log_format: Format,
     /// Whether TLS may come with a certificate that nobody gave.
     pub self_signed_certificate: bool,
 }
@@ -52,14 +53,16 @@ impl Default for Config {
                 admin_listen: (Ipv4Addr::LOCALHOST, 8083).into(),
                 workers: 0,
                 log_level: "info".into(),
-                log_json: false,
+                log_format: Format::Auto,
                 self_signed_certificate: true,
             },
             store: store::Config::at("./store"),
             broker: broker::Config::default(),
             proxy: proxy::Config::default(),
+            ops: ops::Config::default(),
         };
         config.settle_store_host();
+        config.settle_names();
         let limits = &mut config.proxy.limits;
         // One connection may send one request of the largest size while it receives another.
         limits.connection_bytes_max = limits.connection_bytes_max.max(2 * limits.inbound_bytes_max);
@@ -68,6 +71,17 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Every sample says whose it is, before what `metricsLabel` adds.
+    fn settle_names(&mut self) {
+        let own = [
+            ("cluster", self.broker.cluster_name.clone()),
+            ("node_type", "broker".to_owned()),
+            ("node_id", self.broker.broker_name.to_string()),
+        ];
+        let common = &mut self.ops.names.common;
+        common.splice(0..0, own.map(|(name, value)| (name.to_owned(), value)));
+    }
+
     /// Records name one host: `brokerIP1`, with the port of the first listener.
     pub fn settle_store_host(&mut self) {
         if let Some(main) = self.proxy.listeners.first() {
@@ -267,6 +281,7 @@ impl Layers {
             return Err(Error::Faults(self.faults));
         }
         config.settle_store_host();
+        config.settle_names();
         let warnings = warnings(&self.not_served, &self.no_effect);
         Ok(Loaded { config, settings, warnings, files })
     }
@@ -316,6 +331,11 @@ fn cross_check(config: &Config, settings: &[Setting]) -> Vec<Fault> {
     let admin = config.server.admin_listen.port();
     if admin != 0 && config.proxy.listeners.iter().any(|l| l.listen.port() == admin) {
         fault("adminServerPort", "is a port of the RocketMQ API too; choose another".to_owned());
+    }
+    let operations = config.ops.listen.port();
+    let taken = |l: &proxy::Listener| l.listen.port() == operations;
+    if config.ops.enabled && operations != 0 && (operations == admin || config.proxy.listeners.iter().any(taken)) {
+        fault("metricsPromExporterPort", "is the port of another part too; choose another".to_owned());
     }
     if config.proxy.limits.inbound_bytes_max < config.broker.max_message_bytes + (64 << 10) {
         fault("grpcMaxInboundMessageSize", "has no room for a message of maxMessageSize; raise it".to_owned());

@@ -53,8 +53,10 @@ fn another(key: &Key) -> String {
         Rule::Size { range, .. } => range.start().max(&1).to_string(),
         Rule::Choice { of, .. } => of.iter().find(|c| **c != key.default).expect("a choice").to_string(),
         Rule::Text { .. } => match key.name {
-            "adminBindAddress" | "grpcBindAddress" | "brokerIP1" => "192.0.2.7".into(),
+            "adminBindAddress" | "grpcBindAddress" | "brokerIP1" | "metricsPromExporterHost" => "192.0.2.7".into(),
             "logLevel" => "trace".into(),
+            "metricsExporterType" => "DISABLE".into(),
+            "metricsLabel" => "region:eu".into(),
             "messageDelayLevel" => "1s 2d".into(),
             "deleteWhen" => "05;17".into(),
             "grpcAdvertisedAddress" => "mq.example.com:443".into(),

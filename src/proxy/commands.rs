@@ -36,20 +36,20 @@ impl Proxy {
             }
         };
         let round = broker.due_checks(askable).await;
-        let mut sent = Vec::with_capacity(round.checks.len());
+        let mut unsent = Vec::new();
         for Check { message, transaction } in round.checks {
             let topic = message.topic.clone();
             let question = |language| {
-                let message = Some(self.undelivered(message, language));
+                let message = Some(self.undelivered(message.clone(), language));
                 let transaction_id = transaction.to_string();
                 let orphan = v2::RecoverOrphanedTransactionCommand { message, transaction_id };
                 command(Command::RecoverOrphanedTransactionCommand(orphan))
             };
-            if sessions.ask(&topic, question) {
-                sent.push(transaction);
+            if !sessions.ask(&topic, transaction, question) {
+                unsent.push(transaction);
             }
         }
-        broker.checks_sent(&sent);
+        broker.checks_not_sent(&unsent);
         round.next
     }
 

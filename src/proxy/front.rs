@@ -10,7 +10,10 @@ use crate::{
     types::{GroupName, TopicName},
 };
 
-use super::{asks::Asks, config::Config, layers::Load, renew::Renewals, sessions::Sessions, status::Refusal};
+use super::{
+    asks::Asks, config::Config, layers::Load, meters::Meters, rates::Rates, renew::Renewals, sessions::Sessions,
+    status::Refusal,
+};
 
 pub struct Front {
     pub config: Config,
@@ -19,6 +22,8 @@ pub struct Front {
     pub asks: Asks,
     pub renewals: Renewals,
     pub load: Load,
+    pub meters: Meters,
+    pub rates: Rates,
     /// Cancelled when no new work is taken.
     pub draining: CancellationToken,
 }
@@ -30,6 +35,8 @@ impl Front {
             asks: Asks::default(),
             renewals: Renewals::new(config.renew.clone()),
             load: Load::default(),
+            meters: Meters::new(),
+            rates: Rates::default(),
             draining: CancellationToken::new(),
             broker,
             config,

@@ -13,11 +13,13 @@ use super::front::Front;
 
 /// How often a watcher's state is looked at.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
-/// The services that can be asked for; the empty name is the server itself.
-const SERVICES: [&str; 2] = ["", "apache.rocketmq.v2.MessagingService"];
+/// The services that can be asked for on a port; the empty name is the server itself.
+pub const OF_CLIENTS: &[&str] = &["", "apache.rocketmq.v2.MessagingService"];
+pub const OF_ADMINISTRATION: &[&str] = &["", "apache.rocketmq.v2.Admin", "ferromq.admin.v1.AdminService"];
 
 pub struct Health {
     pub front: Arc<Front>,
+    pub services: &'static [&'static str],
 }
 
 /// A disk that is full refuses sends only; consumption goes on and makes room, so the server still serves.
@@ -41,7 +43,7 @@ impl health_server::Health for Health {
 
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         let service = &request.get_ref().service;
-        if !SERVICES.contains(&&**service) {
+        if !self.services.contains(&&**service) {
             return Err(Status::not_found(format!("service {service:?} is not here")));
         }
         Ok(Response::new(state(&self.front)))
@@ -49,7 +51,7 @@ impl health_server::Health for Health {
 
     /// Says the state and each change of it; the last one is that of the drain.
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        if !SERVICES.contains(&&*request.get_ref().service) {
+        if !self.services.contains(&&*request.get_ref().service) {
             let unknown = HealthCheckResponse { status: ServingStatus::ServiceUnknown as i32 };
             return Ok(Response::new(Box::pin(tokio_stream::once(Ok(unknown)))));
         }

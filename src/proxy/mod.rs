@@ -11,13 +11,17 @@
 //! status     broker error -> RocketMQ code
 //! sessions   what clients told about themselves, and their open Telemetry streams
 //! commands   what the server has to say to its clients over them
+//! meters     how long each RPC takes
 //! renew      leases that the server keeps alive for push consumers
+//! admin      RocketMQ's own Admin service, which is served on the port of administration
 //! ```
 //!
 //! Business errors travel in the `status` field of an answer under gRPC OK. A gRPC error is only for what is not a
 //! RocketMQ matter, since clients take it for a broken server and rebuild their channels.
 
+mod about;
 mod addresses;
+mod admin;
 mod asks;
 mod commands;
 pub mod config;
@@ -25,7 +29,9 @@ mod convert;
 mod front;
 mod health;
 mod layers;
+mod meters;
 mod producers;
+mod rates;
 mod renew;
 mod rpc;
 mod server;
@@ -40,6 +46,7 @@ mod tls;
 pub use addresses::{AddressError, HostPort};
 pub use asks::AskError;
 pub use config::{Config, Listener, TlsMode};
+pub use meters::RpcCounts;
 pub use server::Proxy;
 pub use sessions::PushError;
 pub use tls::TlsError;

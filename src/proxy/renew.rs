@@ -217,7 +217,7 @@ fn is_lost(error: &SettleError) -> bool {
         SettleError::Invalid | SettleError::Expired | SettleError::TopicNotFound(_) | SettleError::GroupNotFound(_) => {
             true
         }
-        SettleError::TooManyBooks { .. }
+        SettleError::TooManyBooks(_)
         | SettleError::Append(_)
         | SettleError::Read(_)
         | SettleError::Poisoned(_)

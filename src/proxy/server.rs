@@ -24,13 +24,18 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::pb::health_server::HealthServer;
 use tower::Service;
 
-use crate::{broker::Broker, proto, proto::v2::TelemetryCommand, types::ClientId};
+use crate::{
+    broker::Broker,
+    proto,
+    proto::v2::TelemetryCommand,
+    types::{ClientId, GroupName},
+};
 
 use super::{
-    Config, Error, PushError, TlsMode,
+    Config, Error, PushError, RpcCounts, TlsMode,
     config::{Limits, Listener},
     front::Front,
-    health::Health,
+    health::{self, Health},
     layers::{self, Connection, Foreign, ResponseBody, Routes, Surroundings},
     rpc::Messaging,
     tls::{Reload, Tls},
@@ -97,7 +102,7 @@ impl Proxy {
         &self.inner.front.config
     }
 
-    pub(super) fn front(&self) -> &Front {
+    pub(super) fn front(&self) -> &Arc<Front> {
         &self.inner.front
     }
 
@@ -243,6 +248,18 @@ impl Proxy {
         self.inner.front.sessions.push(client, command)
     }
 
+    /// Whether no new work is taken.
+    pub fn is_draining(&self) -> bool {
+        self.inner.front.draining.is_cancelled()
+    }
+    /// How long the calls of each RPC took, by answer.
+    pub fn rpc_counts(&self) -> Vec<RpcCounts> {
+        self.inner.front.meters.counts()
+    }
+    /// Clients that have told what they are, by language and, of consumers, group.
+    pub fn clients(&self) -> Vec<(&'static str, Option<GroupName>, u64)> {
+        self.inner.front.sessions.census()
+    }
     /// Open connections.
     pub fn connections(&self) -> usize {
         self.inner.connections.load(Relaxed)
@@ -284,7 +301,7 @@ fn foreign(front: &Arc<Front>) -> Result<Foreign, Error> {
             .with_service_name("grpc.reflection.v1.ServerReflection")
             .with_service_name("grpc.reflection.v1alpha.ServerReflection")
     };
-    Ok(Foreign::new(HealthServer::new(Health { front: front.clone() }))
+    Ok(Foreign::new(HealthServer::new(Health { front: front.clone(), services: health::OF_CLIENTS }))
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .prepare())

@@ -14,15 +14,17 @@ use std::{
 };
 
 use parking_lot::{RwLock, RwLockWriteGuard};
-use tokio::sync::mpsc;
+use prost::Message;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::{
-    broker::Role,
+    broker::{Role, TransactionId},
     proto::v2::{Code, TelemetryCommand},
-    types::{ClientId, TopicName},
+    types::{ClientId, GroupName, TopicName},
 };
 
 use super::{
+    about::About,
     layers::Language,
     producers::{Producers, TOPICS_MAX},
     status::Refusal,
@@ -30,6 +32,8 @@ use super::{
 
 /// Commands that wait for one client at most.
 const COMMANDS_MAX: usize = 32;
+/// KiB of the questions about messages that wait for one client at most: each has a whole message in it.
+const QUESTIONS_KIB_MAX: u32 = 8 << 10;
 /// Producers that are tried, at most, until one takes a question.
 const TRIES_MAX: usize = 64;
 
@@ -69,12 +73,25 @@ struct Session {
     topics: Vec<TopicName>,
     /// Given up for silence; kept only for its streams.
     silent: bool,
+    /// For operators.
+    about: Option<Arc<About>>,
 }
 
 struct Newest {
     number: u64,
     language: Language,
-    commands: mpsc::Sender<TelemetryCommand>,
+    commands: mpsc::Sender<Queued>,
+    /// KiB that questions can still take.
+    room: Arc<Semaphore>,
+}
+
+/// A command that waits for its client.
+pub struct Queued {
+    pub command: TelemetryCommand,
+    /// The transaction that it asks about.
+    pub about: Option<TransactionId>,
+    /// Given back when the client takes it, or its stream ends.
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 /// What is used of a client's settings.
@@ -98,7 +115,7 @@ pub struct Stream {
     sessions: Arc<Sessions>,
     client: ClientId,
     number: u64,
-    pub commands: mpsc::Receiver<TelemetryCommand>,
+    pub commands: mpsc::Receiver<Queued>,
 }
 
 impl Sessions {
@@ -123,7 +140,8 @@ impl Sessions {
         let number = self.streams.fetch_add(1, Relaxed);
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         session.streams += 1;
-        session.newest = Some(Newest { number, language, commands });
+        let room = Arc::new(Semaphore::new(QUESTIONS_KIB_MAX as usize));
+        session.newest = Some(Newest { number, language, commands, room });
         if let Some(place) = session.loose.take() {
             loose.remove(&place);
         }
@@ -145,9 +163,36 @@ impl Sessions {
         Ok(session.told.replace(told).is_none())
     }
 
+    /// What a client that is known says about itself.
+    pub fn introduce(&self, client: &ClientId, about: About) {
+        if let Some(session) = self.table.write().sessions.get_mut(client) {
+            session.about = Some(Arc::new(about));
+        }
+    }
+
+    /// What a client told: its role, and what it says about itself.
+    pub fn about(&self, client: &ClientId) -> Option<(Role, Arc<About>)> {
+        self.table.read().sessions.get(client)?.introduced()
+    }
+
+    /// The consumers whose settings are known, by client id; of a group, or all.
+    pub fn consumers(&self, of: Option<&GroupName>) -> Vec<(ClientId, GroupName, Arc<About>)> {
+        let table = self.table.read();
+        let consumer = |(client, session): (&ClientId, &Session)| match session.introduced()? {
+            (Role::Consumer { group }, about) if of.is_none_or(|of| *of == group) => {
+                Some((client.clone(), group, about))
+            }
+            _ => None,
+        };
+        let mut consumers: Vec<_> = table.sessions.iter().filter_map(consumer).collect();
+        drop(table);
+        consumers.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        consumers
+    }
+
     /// The client sent to a topic.
     pub fn published(&self, client: &ClientId, topic: &TopicName) {
-        let is_new = |session: &Session| !session.topics.contains(topic);
+        let is_new = |session: &Session| session.topics.len() < TOPICS_MAX && !session.topics.contains(topic);
         if !self.table.read().sessions.get(client).is_some_and(is_new) {
             return;
         }
@@ -161,22 +206,22 @@ impl Sessions {
     pub fn room_to_ask(&self, topic: &TopicName) -> Option<usize> {
         let table = self.table.read();
         let streams = table.producers.of(topic).iter().filter_map(|client| table.sessions.get(client)?.newest.as_ref());
-        streams.map(|newest| newest.commands.capacity()).reduce(|a, b| a + b)
+        streams.map(Newest::capacity).reduce(|a, b| a + b)
     }
 
-    /// Gives a question to one of the producers of a topic, in turn; false when none can take it.
-    pub fn ask(&self, topic: &TopicName, question: impl FnOnce(Language) -> TelemetryCommand) -> bool {
+    /// Gives a question about a transaction to one of the producers of its topic, in turn; false when none can take it.
+    pub fn ask(
+        &self,
+        topic: &TopicName,
+        about: TransactionId,
+        question: impl Fn(Language) -> TelemetryCommand,
+    ) -> bool {
         let table = self.table.read();
         let producers = table.producers.of(topic);
         let turn = self.turn.fetch_add(1, Relaxed) % producers.len().max(1);
         let in_turn = producers[turn..].iter().chain(&producers[..turn]).take(TRIES_MAX);
-        for newest in in_turn.filter_map(|client| table.sessions.get(client)?.newest.as_ref()) {
-            if let Ok(place) = newest.commands.try_reserve() {
-                place.send(question(newest.language));
-                return true;
-            }
-        }
-        false
+        let mut able = in_turn.filter_map(|client| table.sessions.get(client)?.newest.as_ref());
+        able.any(|newest| newest.capacity() > 0 && newest.ask(about, question(newest.language)))
     }
 
     /// The table, in which the client has a session now.
@@ -206,7 +251,7 @@ impl Sessions {
     pub fn push(&self, client: &ClientId, command: TelemetryCommand) -> Result<(), PushError> {
         let table = self.table.read();
         let newest = table.sessions.get(client).and_then(|s| s.newest.as_ref()).ok_or(PushError::NoStream)?;
-        newest.commands.try_send(command).map_err(|e| match e {
+        newest.commands.try_send(Queued { command, about: None, _room: None }).map_err(|e| match e {
             mpsc::error::TrySendError::Full(_) => PushError::Full,
             mpsc::error::TrySendError::Closed(_) => PushError::NoStream,
         })
@@ -275,6 +320,23 @@ impl Sessions {
         }
     }
 
+    /// How many clients there are that have told what they are, by language and, of consumers, group.
+    pub fn census(&self) -> Vec<(&'static str, Option<GroupName>, u64)> {
+        let mut census: HashMap<(&'static str, Option<GroupName>), u64> = HashMap::new();
+        let table = self.table.read();
+        for session in table.sessions.values().filter(|session| !session.silent) {
+            let Some(told) = &session.told else { continue };
+            let group = match &told.role {
+                Role::Producer { .. } => None,
+                Role::Consumer { group } => Some(group.clone()),
+            };
+            let language = session.newest.as_ref().map_or("other", |newest| newest.language.name());
+            *census.entry((language, group)).or_default() += 1;
+        }
+        drop(table);
+        census.into_iter().map(|((language, group), count)| (language, group, count)).collect()
+    }
+
     #[cfg(test)]
     fn len(&self) -> usize {
         self.table.read().sessions.len()
@@ -307,7 +369,27 @@ impl Table {
     }
 }
 
+impl Newest {
+    /// How many more commands with questions it can take.
+    fn capacity(&self) -> usize {
+        if self.room.available_permits() == 0 { 0 } else { self.commands.capacity() }
+    }
+
+    fn ask(&self, about: TransactionId, command: TelemetryCommand) -> bool {
+        let kib = u32::try_from(command.encoded_len() >> 10).unwrap_or(u32::MAX).saturating_add(1);
+        // One that is larger than all the room waits alone.
+        let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(kib.min(QUESTIONS_KIB_MAX)) else { return false };
+        self.commands.try_send(Queued { command, about: Some(about), _room: Some(room) }).is_ok()
+    }
+}
+
 impl Session {
+    /// One that is silent is not there for operators.
+    fn introduced(&self) -> Option<(Role, Arc<About>)> {
+        let told = self.told.as_ref().filter(|_| !self.silent)?;
+        Some((told.role.clone(), self.about.clone()?))
+    }
+
     fn publishes(&mut self, producers: &mut Producers, client: &ClientId, topic: &TopicName) {
         if self.topics.len() < TOPICS_MAX && !self.topics.contains(topic) {
             self.topics.push(topic.clone());

@@ -33,6 +33,10 @@ impl Refusal {
     pub fn group(error: &NameError) -> Self {
         Self::new(Code::IllegalConsumerGroup, format_args!("consumer group: {error}"))
     }
+    /// A call, or a part of one, that this server does not serve yet.
+    pub fn not_implemented(what: &str) -> Self {
+        Self::new(Code::NotImplemented, format_args!("{what} is not served yet"))
+    }
 }
 
 impl From<Refusal> for v2::Status {
@@ -159,7 +163,7 @@ impl From<TakeError> for Refusal {
             TakeError::NotReadable(_) | TakeError::GroupDisabled(_) => Code::Forbidden,
             TakeError::PollingFull { .. }
             | TakeError::TooManyGroups(_)
-            | TakeError::TooManyBooks { .. }
+            | TakeError::TooManyBooks(_)
             | TakeError::TooManyInFlight { .. } => Code::TooManyRequests,
             TakeError::LiteOnly(_) | TakeError::NotLite(_) => Code::BadRequest,
             TakeError::Read(read) => read_code(read),
@@ -207,7 +211,7 @@ impl From<OffsetError> for Refusal {
             OffsetError::GroupNotFound(_) => Code::ConsumerGroupNotFound,
             OffsetError::NoQueue { .. } => Code::BadRequest,
             OffsetError::Beyond { .. } => Code::IllegalOffset,
-            OffsetError::TooManyBooks { .. } => Code::TooManyRequests,
+            OffsetError::TooManyBooks(_) => Code::TooManyRequests,
             OffsetError::Append(append) => append_code(append),
             OffsetError::Read(read) => read_code(read),
             OffsetError::Poisoned(_) => Code::InternalServerError,
@@ -229,7 +233,7 @@ impl From<SettleError> for Refusal {
             | SettleError::Append(AppendError::TooLarge { .. } | AppendError::PropertiesTooLarge { .. }) => {
                 Code::InvalidReceiptHandle
             }
-            SettleError::TooManyBooks { .. } | SettleError::Append(AppendError::Busy { .. }) => Code::TooManyRequests,
+            SettleError::TooManyBooks(_) | SettleError::Append(AppendError::Busy { .. }) => Code::TooManyRequests,
             SettleError::Append(AppendError::Full { .. } | AppendError::Poisoned(_) | AppendError::Closed)
             | SettleError::Read(ReadError::Io { .. } | ReadError::Queue(_) | ReadError::Index(_))
             | SettleError::Poisoned(_) => Code::InternalServerError,

@@ -4,7 +4,10 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Server, server::TcpIncoming};
+use tonic::{
+    service::Routes,
+    transport::{Server, server::TcpIncoming},
+};
 
 use crate::{
     admin::Admin, drain::Drain, proto::admin::admin_service_server::AdminServiceServer, proxy::Proxy, runtime::Deal,
@@ -64,11 +67,17 @@ fn deal(tcp: TcpStream, peer: SocketAddr, door: &Door, workers: &Deal) -> io::Re
     Ok(())
 }
 
-/// Serves administration until the signal.
-pub async fn administration(listener: TcpListener, service: AdminServiceServer<Admin>, stop: CancellationToken) {
+/// Serves administration, FerroMQ's own and RocketMQ's, until the signal.
+pub async fn administration(
+    listener: TcpListener,
+    service: AdminServiceServer<Admin>,
+    official: Routes,
+    stop: CancellationToken,
+) {
     let served = Server::builder()
         .concurrency_limit_per_connection(ADMIN_CALLS_MAX)
         .timeout(ADMIN_TIMEOUT)
+        .add_routes(official)
         .add_service(service)
         .serve_with_incoming_shutdown(TcpIncoming::from(listener), stop.cancelled_owned())
         .await;

@@ -33,6 +33,9 @@ fn text(loaded: &Loaded, report: &str, workers: usize) -> String {
         line("clients", clients(listener, config));
     }
     line("admin", format!("{} (ferromq topic, ferromq group)", config.server.admin_listen));
+    if config.ops.enabled {
+        line("ops", format!("{} (/metrics, /readyz, /livez, KEDA)", config.ops.listen));
+    }
     line("store", absolute(&config.store.root).display().to_string());
     for found in report.lines() {
         line("recovery", found.trim().to_owned());
@@ -87,15 +90,20 @@ fn settings(loaded: &Loaded) -> String {
             let _ = write!(text, "; {} {name}", count(kind));
         }
     }
-    text + " (ferromq config shows all)"
+    text + " (ferromq config, given the same flags, shows all)"
 }
 
 fn next(config: &Config) -> String {
     let port = config.proxy.listeners.first().map_or(0, |l| l.listen.port());
     let endpoint =
         if port == 8081 { String::new() } else { format!(" --endpoint {}", SocketAddr::from(([127, 0, 0, 1], port))) };
-    let ferromq = program();
-    format!("{ferromq} produce TopicTest hello{endpoint} && {ferromq} consume TopicTest --group test{endpoint}")
+    let tls = match (config.proxy.tls.mode, &config.proxy.tls.files) {
+        (TlsMode::Disabled | TlsMode::Permissive, _) => "",
+        (TlsMode::Enforcing, None) => " --insecure",
+        (TlsMode::Enforcing, Some(_)) => " --tls",
+    };
+    let (ferromq, to) = (program(), endpoint + tls);
+    format!("{ferromq} produce TopicTest hello{to} && {ferromq} consume TopicTest --group test{to}")
 }
 
 #[cfg(test)]
@@ -127,6 +135,13 @@ mod tests {
         }
         assert!(text.ends_with("\nrocketmq-proxy startup successfully\n"));
         assert!(!text.contains("/./"));
+    }
+
+    #[test]
+    fn where_tls_is_a_must_the_first_commands_speak_it() {
+        let text = boot(&["tlsServerMode=enforcing"]);
+        assert!(text.contains("produce TopicTest hello --insecure && "), "{text}");
+        assert!(text.contains("--group test --insecure\n"), "{text}");
     }
 
     #[test]

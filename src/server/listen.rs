@@ -12,6 +12,7 @@ use crate::config::Config;
 
 /// Connections that wait to be accepted at most; the kernel cuts it to net.core.somaxconn.
 const BACKLOG: i32 = 1024;
+const OPS_KEY: &str = "metricsPromExporterPort";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -28,6 +29,9 @@ pub enum Error {
 pub struct Sockets {
     grpc: Vec<(SocketAddr, Socket)>,
     admin: (SocketAddr, Socket),
+    /// Absent where operations are switched off, and once they are listened for.
+    ops: Option<(SocketAddr, Socket)>,
+    ops_port: Option<u16>,
 }
 
 /// Sockets on which clients can connect.
@@ -43,6 +47,9 @@ pub struct Ports {
     /// Of the first listener.
     pub grpc: u16,
     pub admin: u16,
+    /// Metrics and probes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ops: Option<u16>,
 }
 
 /// Takes every port that the configuration names, and writes the free ones that were found into it.
@@ -56,8 +63,13 @@ pub fn bind(config: &mut Config) -> Result<Sockets, Error> {
     }
     let admin = bind_one(config.server.admin_listen, "adminServerPort")?;
     config.server.admin_listen = admin.0;
+    let ops = config.ops.enabled.then(|| bind_one(config.ops.listen, OPS_KEY)).transpose()?;
+    if let Some((at, _)) = &ops {
+        config.ops.listen = *at;
+    }
     config.settle_store_host();
-    Ok(Sockets { grpc, admin })
+    let ops_port = ops.as_ref().map(|(at, _)| at.port());
+    Ok(Sockets { grpc, admin, ops, ops_port })
 }
 
 fn bind_one(address: SocketAddr, key: &'static str) -> Result<(SocketAddr, Socket), Error> {
@@ -94,7 +106,15 @@ fn failed(address: SocketAddr, key: &'static str, source: io::Error) -> Error {
 
 impl Sockets {
     pub fn ports(&self) -> Ports {
-        Ports { grpc: self.grpc.first().map_or(0, |(at, _)| at.port()), admin: self.admin.0.port() }
+        let grpc = self.grpc.first().map_or(0, |(at, _)| at.port());
+        Ports { grpc, admin: self.admin.0.port(), ops: self.ops_port }
+    }
+
+    /// Lets operators connect, to whom a server that is starting has something to say. Once.
+    pub fn listen_for_operators(&mut self) -> Result<Option<std::net::TcpListener>, Error> {
+        let Some((address, socket)) = self.ops.take() else { return Ok(None) };
+        socket.listen(BACKLOG).map_err(|source| failed(address, OPS_KEY, source))?;
+        Ok(Some(socket.into()))
     }
 
     /// Lets clients connect. Call it on a runtime.
@@ -117,6 +137,7 @@ mod tests {
         let mut config = Config::default();
         config.proxy.listeners[0].listen = grpc;
         config.server.admin_listen = (Ipv4Addr::LOCALHOST, 0).into();
+        config.ops.listen.set_port(0);
         config
     }
 
@@ -124,8 +145,9 @@ mod tests {
     fn port_0_takes_a_free_one_and_tells_the_configuration() {
         let mut config = config((Ipv4Addr::LOCALHOST, 0).into());
         let sockets = bind(&mut config).expect("free ports");
-        let Ports { grpc, admin } = sockets.ports();
+        let Ports { grpc, admin, ops } = sockets.ports();
         assert!(grpc != 0 && admin != 0 && grpc != admin);
+        assert_eq!(ops, Some(config.ops.listen.port()));
         assert_eq!(config.proxy.listeners[0].listen.port(), grpc);
         assert_eq!((config.broker.store_host.port(), config.store.store_host.port()), (grpc, grpc));
         assert_eq!(config.server.admin_listen.port(), admin);

@@ -5,13 +5,20 @@ use std::{panic::AssertUnwindSafe, time::Duration};
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
 
-use crate::{broker::Broker, drain::Drain, proxy::Proxy, types::Deadline};
+use crate::{
+    broker::Broker,
+    drain::Drain,
+    ops::{BEAT_INTERVAL, State},
+    proxy::Proxy,
+    types::Deadline,
+};
 
 /// How often it is looked whether delayed messages have waited for long: a look costs one read.
 const CARRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Starts them all on one thread.
-pub fn start(on: &Handle, drain: &Drain, broker: &Broker, proxy: &Proxy) {
+pub fn start(on: &Handle, drain: &Drain, broker: &Broker, proxy: &Proxy, state: &State) {
+    drain.spawn(on, beat(state.clone(), drain.clone()));
     drain.spawn(on, vital("redelivery", revive(broker.clone(), drain.clone())));
     drain.spawn(on, vital("delayed messages", fire_timers(broker.clone(), drain.clone())));
     drain.spawn(on, vital("carrying delayed messages", carry_timers(broker.clone(), drain.clone())));
@@ -20,6 +27,15 @@ pub fn start(on: &Handle, drain: &Drain, broker: &Broker, proxy: &Proxy) {
     drain.spawn(on, vital("transaction checks", check_transactions(broker.clone(), proxy.clone(), drain.clone())));
     let (proxy, stop) = (proxy.clone(), drain.token());
     drain.spawn(on, vital("the front's background", async move { proxy.background(stop).await }));
+}
+
+/// Shows that this thread is at work; until its loops have ended.
+async fn beat(state: State, drain: Drain) {
+    state.beat();
+    while tick(BEAT_INTERVAL, &drain).await {
+        state.beat();
+    }
+    state.rest();
 }
 
 /// A loop that the server cannot do without: when it panics, the process leaves rather than serve on without it. What was
@@ -31,16 +47,42 @@ async fn vital(name: &'static str, work: impl Future<Output = ()>) {
     }
 }
 
-/// Ends leases when they are over: never early, and not at intervals but at the next one's end.
-async fn revive(broker: Broker, drain: Drain) {
+/// Does the rounds of work that says itself when it is to be done next, or is called sooner: never at intervals.
+async fn rounds<R, S>(broker: Broker, drain: Drain, round: impl Fn(Broker) -> R, sooner: impl Fn(Broker) -> S)
+where
+    R: Future<Output = Option<Deadline>>,
+    S: Future<Output = ()>,
+{
     loop {
-        let next = broker.end_leases().await;
+        let next = round(broker.clone()).await;
         tokio::select! {
             () = drain.stopping() => return,
-            () = broker.revive_sooner() => {}
+            () = sooner(broker.clone()) => {}
             () = until(&broker, next) => {}
         }
     }
+}
+
+/// Ends leases when they are over, never early.
+async fn revive(broker: Broker, drain: Drain) {
+    let sooner = |broker: Broker| async move { broker.revive_sooner().await };
+    rounds(broker, drain, |broker| async move { broker.end_leases().await }, sooner).await;
+}
+
+/// Delivers each delayed message at its time.
+async fn fire_timers(broker: Broker, drain: Drain) {
+    let sooner = |broker: Broker| async move { broker.fire_timers_sooner().await };
+    rounds(broker, drain, |broker| async move { broker.fire_timers().await }, sooner).await;
+}
+
+/// Asks producers about their half messages when they are due.
+async fn check_transactions(broker: Broker, proxy: Proxy, drain: Drain) {
+    let sooner = |broker: Broker| async move { broker.checks_sooner().await };
+    let check = |_| {
+        let proxy = proxy.clone();
+        async move { proxy.check_transactions().await }
+    };
+    rounds(broker, drain, check, sooner).await;
 }
 
 /// Moves what had its attempts to the dead-letter topics; it waits for the disk, which redelivery must not.
@@ -49,30 +91,6 @@ async fn bury(broker: Broker, drain: Drain) {
         tokio::select! {
             () = drain.stopping() => return,
             () = broker.doomed() => broker.bury().await,
-        }
-    }
-}
-
-/// Delivers each delayed message at its time, sleeping until the next one's.
-async fn fire_timers(broker: Broker, drain: Drain) {
-    loop {
-        let next = broker.fire_timers().await;
-        tokio::select! {
-            () = drain.stopping() => return,
-            () = broker.fire_timers_sooner() => {}
-            () = until(&broker, next) => {}
-        }
-    }
-}
-
-/// Asks producers about their half messages when they are due.
-async fn check_transactions(broker: Broker, proxy: Proxy, drain: Drain) {
-    loop {
-        let next = proxy.check_transactions().await;
-        tokio::select! {
-            () = drain.stopping() => return,
-            () = broker.checks_sooner() => {}
-            () = until(&broker, next) => {}
         }
     }
 }

@@ -1,7 +1,7 @@
 //! THE COMPOSITION ROOT: opens store, broker and fronts, says what it did, and closes them in reverse order.
 //!
 //! ```text
-//! start   sockets bound -> store opened (recovery) -> broker -> gRPC front -> administration -> listening -> "ready"
+//! start   sockets bound -> metrics and probes -> store opened (recovery) -> broker -> gRPC front -> administration -> listening -> "ready"
 //! end     no new connections -> long polls ended -> calls answered -> background loops ended -> snapshot -> store closed
 //! ```
 //!
@@ -28,6 +28,7 @@ use crate::{
     broker::{self, Broker},
     config::{Config, Loaded},
     drain::Drain,
+    ops::{self, State},
     proxy::{self, Proxy},
     runtime::Workers,
     store::{self, FlushPolicy, Health, Poisoned, RealDisk, Report, Store, disk::Disk},
@@ -46,7 +47,7 @@ pub enum Error {
     Listen(#[from] listen::Error),
     #[error("cannot open the store: {0}")]
     Store(#[from] store::OpenError),
-    #[error("cannot open the broker: {0}; restore the file from a backup, or move it away to start without it")]
+    #[error("cannot open the broker: {0}")]
     Broker(#[from] broker::OpenError),
     #[error("cannot start the gRPC front: {0}")]
     Proxy(#[from] proxy::Error),
@@ -68,14 +69,20 @@ pub fn run(loaded: Loaded, ports_file: Option<PathBuf>) -> Result<(), Error> {
     if let Some(path) = &ports_file {
         ports_file::remove(path).map_err(|source| Error::PortsFile { path: path.clone(), source })?;
     }
-    run_on(control, Arc::new(RealDisk), loaded, signals, |ready| {
+    let ended = run_on(control, Arc::new(RealDisk), loaded, signals, |ready| {
         // Before the text: who waits for that finds the file.
-        if let Some(path) = ports_file {
+        if let Some(path) = ports_file.clone() {
             ports_file::write(&path, &ready.ports).map_err(|source| Error::PortsFile { path, source })?;
         }
         boot_text::print(&ready);
         Ok(())
-    })
+    });
+    if let Some(path) = &ports_file
+        && let Err(error) = ports_file::remove(path)
+    {
+        tracing::warn!(path = %path.display(), %error, "the file of the ports is still there");
+    }
+    ended
 }
 
 /// What can be said once clients can connect.
@@ -97,10 +104,17 @@ fn run_on(
     let in_control = control.enter();
     descriptors::share_out(&mut loaded.config);
     // Before anything that takes long: a port that is taken is told at once. Nobody can connect until they listen.
-    let sockets = listen::bind(&mut loaded.config)?;
+    let mut sockets = listen::bind(&mut loaded.config)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let state = State::new(clock.clone());
+    let names = loaded.config.ops.names.clone();
+    // Open until this function ends, so that start and end can be watched.
+    let _operators = match sockets.listen_for_operators()? {
+        Some(socket) => Some(ops::Listener::start(socket, state.clone(), names).map_err(Error::Threads)?),
+        None => None,
+    };
     let (store, report) = Store::open(loaded.config.store.clone(), disk, clock.clone())?;
-    let served = compose(&control, &loaded, &store, clock).and_then(|server| {
+    let served = compose(&control, &loaded, &store, clock, state).and_then(|server| {
         let served = control.block_on(server.serve(&loaded, sockets, &report, signals, announce));
         server.workers.stop();
         served
@@ -124,6 +138,7 @@ struct Server {
     broker: Broker,
     proxy: Proxy,
     workers: Workers,
+    state: State,
     control: Handle,
     /// Acceptors, connections, administration.
     fronts: Drain,
@@ -131,13 +146,19 @@ struct Server {
     loops: Drain,
 }
 
-fn compose(control: &Runtime, loaded: &Loaded, store: &Store, clock: Arc<dyn Clock>) -> Result<Server, Error> {
+fn compose(
+    control: &Runtime,
+    loaded: &Loaded,
+    store: &Store,
+    clock: Arc<dyn Clock>,
+    state: State,
+) -> Result<Server, Error> {
     let Config { server, broker, proxy, .. } = &loaded.config;
     let broker = Broker::open(broker.clone(), store.clone(), clock)?;
     let proxy = Proxy::new(proxy.clone(), broker.clone())?;
     let workers = Workers::start(server.workers).map_err(Error::Threads)?;
     let control = control.handle().clone();
-    Ok(Server { broker, proxy, workers, control, fronts: Drain::new(), loops: Drain::new() })
+    Ok(Server { broker, proxy, workers, state, control, fronts: Drain::new(), loops: Drain::new() })
 }
 
 /// Why the server ends.
@@ -155,9 +176,10 @@ impl Server {
         mut signals: mpsc::Receiver<&'static str>,
         announce: impl FnOnce(Ready<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        loops::start(&self.control, &self.loops, &self.broker, &self.proxy);
+        loops::start(&self.control, &self.loops, &self.broker, &self.proxy, &self.state);
         let ports = sockets.ports();
         self.open_fronts(loaded, sockets)?;
+        self.state.up(self.broker.clone(), self.proxy.clone());
         announce(Ready { loaded, report, ports, workers: self.workers.count() })?;
         let end = tokio::select! {
             Some(name) = signals.recv() => End::Signal(name),
@@ -187,7 +209,8 @@ impl Server {
             },
         };
         let service = Admin::new(self.broker.clone(), about, self.fronts.token()).into_service();
-        self.fronts.spawn(&self.control, accept::administration(admin, service, self.fronts.token()));
+        let official = self.proxy.administration()?;
+        self.fronts.spawn(&self.control, accept::administration(admin, service, official, self.fronts.token()));
         Ok(())
     }
 

@@ -30,9 +30,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("ports.json");
         for grpc in [1, 2] {
-            write(&path, &Ports { grpc, admin: 3 }).expect("written");
+            write(&path, &Ports { grpc, admin: 3, ops: Some(4) }).expect("written");
         }
-        assert_eq!(fs::read_to_string(&path).expect("read"), r#"{"grpc":2,"admin":3}"#);
+        assert_eq!(fs::read_to_string(&path).expect("read"), r#"{"grpc":2,"admin":3,"ops":4}"#);
         assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 1);
     }
 }

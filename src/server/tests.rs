@@ -1,5 +1,6 @@
 use std::{
     net::Ipv4Addr,
+    path::Path,
     sync::mpsc as std_mpsc,
     thread::{self, JoinHandle},
 };
@@ -11,7 +12,10 @@ use crate::{
     config::{self, Sources},
     proto::v2::{self, messaging_service_client::MessagingServiceClient},
     proxy::Listener,
-    store::sim::SimDisk,
+    store::{
+        disk::{File, Open, Space},
+        sim::SimDisk,
+    },
 };
 
 /// A server on a thread of its own, over a simulated disk.
@@ -26,14 +30,23 @@ fn start(disk: &SimDisk) -> Running {
 }
 
 fn start_with(disk: &SimDisk, set: &[&str]) -> Running {
+    start_on(Arc::new(disk.clone()), settings(set), || {})
+}
+
+fn settings(set: &[&str]) -> Loaded {
     let set = set.iter().map(|&s| s.to_owned()).collect();
     let mut loaded = config::load(&Sources { set, ..Sources::default() }).expect("valid settings");
     loaded.config.store.root = "/store".into();
     loaded.config.store.segment_bytes = 8 << 20;
     loaded.config.proxy.listeners = vec![Listener { listen: (Ipv4Addr::LOCALHOST, 0).into(), advertised: None }];
     loaded.config.server.admin_listen.set_port(0);
+    loaded.config.ops.listen.set_port(0);
     loaded.config.server.workers = 1;
-    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    loaded
+}
+
+/// Starts it, does something meanwhile, and waits until it is ready.
+fn start_on(disk: Arc<dyn Disk>, loaded: Loaded, meanwhile: impl FnOnce()) -> Running {
     let (signals, heard) = mpsc::channel(1);
     let (ready, ports) = std_mpsc::channel();
     let thread = thread::spawn(move || {
@@ -43,6 +56,7 @@ fn start_with(disk: &SimDisk, set: &[&str]) -> Running {
             Ok(())
         })
     });
+    meanwhile();
     Running { ports: ports.recv().expect("ready"), signals, thread }
 }
 
@@ -102,4 +116,78 @@ fn a_last_flush_that_fails_is_no_good_end() {
     server.signals.blocking_send("a test").expect("the server listens");
     let Err(error) = server.thread.join().expect("no panic") else { panic!("the server ended as if all were well") };
     assert!(matches!(error, Error::Poisoned(_)), "{error}");
+}
+
+/// A disk on which taking the lock of a store lasts until somebody says so.
+struct Slow {
+    disk: SimDisk,
+    go: parking_lot::Mutex<std_mpsc::Receiver<()>>,
+}
+
+impl Disk for Slow {
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn File>> {
+        self.disk.open(path, how)
+    }
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        self.disk.create_dir_all(path)
+    }
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        self.disk.list(path)
+    }
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        self.disk.exists(path)
+    }
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove_file(path)
+    }
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove_dir_all(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.disk.sync_dir(path)
+    }
+    fn space(&self, path: &Path) -> io::Result<Space> {
+        self.disk.space(path)
+    }
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        self.go.lock().recv().map_err(io::Error::other)?;
+        self.disk.lock(path)
+    }
+}
+
+/// The status line of an answer of the port of operations, once somebody listens there.
+fn probe(port: u16, path: &str) -> String {
+    use std::io::{Read as _, Write as _};
+    let mut text = String::new();
+    while text.is_empty() {
+        let Ok(mut tcp) = std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { continue };
+        write!(tcp, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").expect("written");
+        tcp.read_to_string(&mut text).expect("answered");
+    }
+    text.lines().next().unwrap_or_default().to_owned() + text.lines().last().unwrap_or_default()
+}
+
+#[test]
+fn a_server_that_is_still_opening_its_store_is_alive_and_not_ready() {
+    let free = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let port = free.local_addr().expect("bound").port();
+    drop(free);
+    let (go, wait) = std_mpsc::channel();
+    let disk = Arc::new(Slow { disk: SimDisk::new(), go: parking_lot::Mutex::new(wait) });
+    let mut loaded = settings(&[]);
+    loaded.config.ops.listen.set_port(port);
+    let server = start_on(disk, loaded, move || {
+        assert!(probe(port, "/livez").contains(" 200 "));
+        let ready = probe(port, "/readyz");
+        assert!(ready.contains(" 503 ") && ready.contains("recovered"), "{ready}");
+        assert!(probe(port, "/metrics").contains(" 200 "));
+        go.send(()).expect("the store waits");
+    });
+    assert!(probe(port, "/readyz").contains(" 200 "));
+    server.signals.blocking_send("a test").expect("the server listens");
+    assert!(server.thread.join().expect("no panic").is_ok());
+    assert!(std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err(), "the port is closed with the server");
 }

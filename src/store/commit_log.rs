@@ -23,11 +23,16 @@ use super::{
     segments::Segments,
     unit::{Dispatch, Unit},
 };
+use crate::meter::Histogram;
 use crate::types::{Clock, Deadline, PhysicalOffset, Timestamp};
 
 /// Bytes at the end of the region with blocks that only the server's own records may use once the disk takes no more:
 /// some thousand acknowledgements. Half of them are out of reach for [`Purpose::Deferrable`].
 const RESERVE: u64 = 1 << 20;
+
+/// Bounds of the time that a sync takes, microseconds.
+const SYNC_TIMES: &[u64] =
+    &[50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 5_000_000];
 
 /// How long store times stand still at most while the clock shows less than the newest of them. A clock that was set
 /// back for good is believed after that, and a new segment begins: within a segment store times never go back.
@@ -52,6 +57,8 @@ pub(super) struct CommitLog {
     pub(super) committing: AtomicUsize,
     pub(super) policy: FlushPolicy,
     pub(super) clock: Arc<dyn Clock>,
+    /// How long each sync took, in microseconds.
+    pub(super) syncs: Histogram,
     store_host: SocketAddr,
     pending_max: usize,
     reserve: u64,
@@ -124,6 +131,7 @@ impl CommitLog {
             committing: AtomicUsize::new(0),
             policy: config.flush,
             clock,
+            syncs: Histogram::new(SYNC_TIMES),
             store_host: config.store_host,
             pending_max: config.pending_bytes_max,
             reserve,

@@ -252,8 +252,9 @@ impl Core {
         Ok(found)
     }
 
-    /// Reads the message at a position that the index names: a record starts there, or the file is gone.
-    fn message_at(&self, at: PhysicalOffset) -> Result<StoredMessage, ReadError> {
+    /// Reads the message at a position that the index names: a record starts there, or the file is gone. Elsewhere it finds
+    /// none, since the checksum of what it takes for one does not fit.
+    pub(super) fn message_at(&self, at: PhysicalOffset) -> Result<StoredMessage, ReadError> {
         let segment = self.log.segments.find(at).ok_or(ReadError::Gone(at))?;
         let mut head = [0; 8];
         segment.read_into(at, &mut head).map_err(|error| ReadError::Io { at, error: Arc::new(error) })?;
@@ -261,6 +262,17 @@ impl Core {
             Head::Record(size) if u64::from(size) <= at.until(segment.end()) => self.message(at, size),
             _ => Err(ReadError::Gone(at)),
         }
+    }
+
+    /// See [`super::Store::stored_at`].
+    pub(super) fn stored_at(&self, at: PhysicalOffset) -> Result<Option<Timestamp>, ReadError> {
+        let Some(segment) = self.log.segments.find(at) else { return Ok(None) };
+        let mut head = [0; record::TIMED_LEN];
+        if at.plus(head.len() as u64) > self.readable().min(segment.end()) {
+            return Ok(None);
+        }
+        segment.read_into(at, &mut head).map_err(|error| ReadError::Io { at, error: Arc::new(error) })?;
+        Ok(record::stored_at(&head))
     }
 
     /// Reads a message and checks its checksums.

@@ -7,8 +7,9 @@ use super::{
     background::{Derive, Owner},
     consume_queue::QueueState,
     core::Core,
-    disk::Disk,
+    disk::{Disk, Space},
 };
+use crate::meter::Distribution;
 use crate::types::{Clock, NewMessage, PhysicalOffset, QueueId, QueueOffset, StoredMessage, Timestamp, TopicName};
 
 /// Who appends, and so what is refused when the disk has no room: users' messages first, then what the server can do
@@ -192,6 +193,32 @@ impl Store {
     /// Reads the message of an entry and checks its checksum.
     pub fn message(&self, physical: PhysicalOffset, size: u32) -> Result<StoredMessage, ReadError> {
         self.core.message(physical, size)
+    }
+    /// When the record at a position was stored, without reading the rest of it. `None` when it is gone. It waits for the
+    /// disk.
+    pub fn stored_at(&self, physical: PhysicalOffset) -> Result<Option<Timestamp>, ReadError> {
+        self.core.stored_at(physical)
+    }
+    /// When the oldest record of the log was stored; `None` when there is none. It waits for the disk.
+    pub fn oldest_stored_at(&self) -> Result<Option<Timestamp>, ReadError> {
+        self.core.stored_at(self.start())
+    }
+    /// Bytes of the file system as they were seen last; the fuller one's, where the log has one of its own. `None` when
+    /// they are not known yet.
+    pub fn space(&self) -> Option<Space> {
+        self.core.log.room.space()
+    }
+    /// How long each sync of the log took, in microseconds.
+    pub fn syncs(&self) -> Distribution {
+        self.core.log.syncs.get()
+    }
+    /// Reads the message that begins at a place which may be anybody's word; [`ReadError::Gone`] or
+    /// [`ReadError::Corrupt`] where none begins.
+    pub fn message_at(&self, physical: PhysicalOffset) -> Result<StoredMessage, ReadError> {
+        if physical.plus(8) > self.core.log.marks.get().dispatched {
+            return Err(ReadError::Gone(physical));
+        }
+        self.core.message_at(physical)
     }
     /// The log's end when it was opened: what lies before was stored by earlier runs.
     pub fn opened_at(&self) -> PhysicalOffset {

@@ -137,6 +137,9 @@ impl CommitLog {
     }
 
     fn sync(&self, segment: &Segment) -> Result<(), Poisoned> {
-        segment.sync().map_err(|e| self.marks.poison("syncing the log", &e))
+        let started = self.clock.now();
+        let synced = segment.sync().map_err(|e| self.marks.poison("syncing the log", &e));
+        self.syncs.add(self.clock.now().remaining(started).as_micros() as u64);
+        synced
     }
 }

@@ -285,6 +285,22 @@ pub(super) fn filler(remaining: u64) -> [u8; FILLER_LEN as usize] {
     filler
 }
 
+/// Bytes at a record's start in which its store time lies; no record is shorter.
+pub(super) const TIMED_LEN: usize = PLACED_LEN;
+
+/// When a record was stored, from its first bytes; `None` when they are no record's.
+pub(super) fn stored_at(head: &[u8; TIMED_LEN]) -> Option<Timestamp> {
+    let mut rest = &head[4..];
+    let magic = rest.try_get_u32().ok()?;
+    if magic != MAGIC_V1 && magic != MAGIC_V2 {
+        return None;
+    }
+    let mut rest = &head[PHYSICAL_AT + 8..];
+    let sys_flag = SysFlag(rest.try_get_i32().ok()?);
+    let host_len = if sys_flag.has(SysFlag::BORN_HOST_V6) { 20 } else { 8 };
+    (&head[BORN_HOST_AT + host_len..]).try_get_i64().ok().map(Timestamp::from_millis)
+}
+
 /// A record whose lengths and fields were read; see [`Frame::parse`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Frame {

@@ -43,7 +43,11 @@ impl fmt::Display for Report {
         };
         let files = if self.segments == 1 { "file" } else { "files" };
         write!(f, "{how}: log of {} {files} ends at {}, ", self.segments, self.end)?;
-        write!(f, "{} bytes with {} records checked, ", self.from.until(self.end), self.records)?;
+        match self.from.until(self.end) {
+            0 if self.end == PhysicalOffset::ZERO => {}
+            0 => write!(f, "all of it vouched for by the checkpoint, ")?,
+            bytes => write!(f, "{bytes} bytes behind the checkpoint with {} records checked, ", self.records)?,
+        }
         write!(f, "{} queue entries rebuilt, {} ms", self.rebuilt_entries, self.elapsed.as_millis())?;
         if let Some(Torn { at, bytes, why }) = &self.torn {
             write!(f, "\n  cut {bytes} bytes of an unfinished write at {at} ({why})")?;
@@ -62,6 +66,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_clean_start_does_not_sound_as_if_nothing_were_known() {
+        let end = PhysicalOffset::new(400);
+        let report = Report { is_clean: true, segments: 1, from: end, end, ..Report::default() };
+        assert_eq!(
+            report.to_string(),
+            "store was closed cleanly: log of 1 file ends at 400, all of it vouched for by the checkpoint, 0 queue \
+             entries rebuilt, 0 ms"
+        );
+    }
+
+    #[test]
     fn the_report_says_what_was_cut_and_why() {
         let report = Report {
             segments: 3,
@@ -75,7 +90,7 @@ mod tests {
         };
         assert_eq!(
             report.to_string(),
-            "store recovered after a crash: log of 3 files ends at 400, 300 bytes with 2 records checked, 1 queue \
+            "store recovered after a crash: log of 3 files ends at 400, 300 bytes behind the checkpoint with 2 records checked, 1 queue \
              entries rebuilt, 5 ms\n  cut 17 bytes of an unfinished write at 400 (the checksum does not match)"
         );
     }

@@ -10,6 +10,8 @@ pub(super) struct Room {
     /// Percent of the disk that may be used before users' messages are refused.
     warning_ratio: u8,
     free: AtomicU64,
+    /// 0: not looked yet.
+    total: AtomicU64,
     /// More than [`Self::warning_ratio`] is used.
     is_scarce: AtomicBool,
     /// The file system refused a write.
@@ -21,6 +23,7 @@ impl Room {
         Self {
             warning_ratio,
             free: AtomicU64::new(u64::MAX),
+            total: AtomicU64::new(0),
             is_scarce: AtomicBool::new(false),
             is_out: AtomicBool::new(false),
         }
@@ -30,7 +33,14 @@ impl Room {
     pub(super) fn seen(&self, space: Space) {
         let used = u128::from(space.total.saturating_sub(space.free));
         self.free.store(space.free, Ordering::Relaxed);
+        self.total.store(space.total, Ordering::Relaxed);
         self.is_scarce.store(used * 100 > u128::from(space.total) * u128::from(self.warning_ratio), Ordering::Relaxed);
+    }
+
+    /// What was seen last.
+    pub(super) fn space(&self) -> Option<Space> {
+        let (total, free) = (self.total.load(Ordering::Relaxed), self.free.load(Ordering::Relaxed));
+        (total > 0).then(|| Space { total, free: free.min(total) })
     }
 
     /// A write did not fit. Until [`Self::found`] nobody tries again.

@@ -132,6 +132,21 @@ impl StoredMessage {
     pub fn lite_topic(&self) -> Option<&str> {
         self.properties.get(key::LITE_TOPIC)
     }
+    /// The same message, to be stored elsewhere with other properties.
+    pub fn copy_to(&self, topic: TopicName, queue: QueueId, properties: Properties) -> NewMessage {
+        NewMessage {
+            topic,
+            queue,
+            flag: self.flag,
+            sys_flag: self.sys_flag,
+            born_at: self.born_at,
+            born_host: self.born_host,
+            reconsume_times: self.reconsume_times,
+            prepared_at: None,
+            properties,
+            body: self.body.clone(),
+        }
+    }
     /// The ordering key of a FIFO message.
     pub fn message_group(&self) -> Option<&str> {
         self.properties.get(key::SHARDING_KEY)

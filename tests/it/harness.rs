@@ -58,6 +58,9 @@ pub struct Server {
 struct Ports {
     grpc: u16,
     admin: u16,
+    /// Absent where the port is switched off.
+    #[serde(default)]
+    ops: u16,
 }
 
 /// What a server left when it ended.
@@ -84,7 +87,8 @@ impl Server {
         // A file of an earlier run would tell its ports.
         drop(fs::remove_file(&ports_file));
         let mut child = program
-            .args(["--set", "grpcServerPort=0", "--set", "adminServerPort=0", "--store"])
+            .args(["--set", "grpcServerPort=0", "--set", "adminServerPort=0"])
+            .args(["--set", "metricsPromExporterPort=0", "--store"])
             .arg(dir.join("store"))
             .arg("--ports-file")
             .arg(&ports_file)
@@ -120,6 +124,11 @@ impl Server {
     /// `127.0.0.1:port` of administration.
     pub fn admin(&self) -> String {
         format!("127.0.0.1:{}", self.ports.admin)
+    }
+
+    /// `127.0.0.1:port` of metrics and probes.
+    pub fn ops(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.ops)
     }
 
     /// What it printed until it was ready.

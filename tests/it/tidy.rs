@@ -19,15 +19,16 @@ struct Fence {
 
 const WIRE: &[&str] = &["tonic", "prost", "hyper", "tower", "std::path", "memmap2", "rustix", "std::net::Tcp"];
 
-const FENCES: [Fence; 7] = [
+const FENCES: [Fence; 8] = [
     Fence { room: "types", sees: &[], never: &["tokio", "tonic", "prost", "hyper", "std::fs", "std::thread"] },
-    Fence { room: "store", sees: &["types"], never: &["tokio", "tonic", "prost", "hyper", "tower"] },
-    Fence { room: "broker", sees: &["store", "types"], never: WIRE },
+    Fence { room: "meter", sees: &[], never: &["tokio", "tonic", "prost", "hyper", "std::fs", "std::time"] },
+    Fence { room: "store", sees: &["meter", "types"], never: &["tokio", "tonic", "prost", "hyper", "tower"] },
+    Fence { room: "broker", sees: &["store", "meter", "types"], never: WIRE },
     Fence { room: "remoting", sees: &["types"], never: &["tonic", "prost", "hyper", "memmap2"] },
     Fence { room: "namesrv", sees: &["remoting", "types"], never: &["tonic", "prost", "hyper", "memmap2"] },
     Fence {
         room: "proxy",
-        sees: &["broker", "namesrv", "auth", "proto", "types", "drain", "observe"],
+        sees: &["broker", "namesrv", "auth", "proto", "types", "drain", "observe", "meter"],
         never: &["memmap2"],
     },
     Fence {

@@ -70,6 +70,11 @@ annotations:
 {{- define "ferromq.settings" -}}
 {{- $own := dict "storePathRootDir" "/var/lib/ferromq" "grpcServerPort" 8081 "adminServerPort" 8083
       "grpcShutdownTimeSeconds" .Values.drainSeconds "logFormat" "json" "tlsServerMode" .Values.tls.mode }}
+{{- if .Values.metrics.enabled }}
+{{- $own = merge $own (dict "metricsPromExporterHost" "::" "metricsPromExporterPort" .Values.metrics.port) }}
+{{- else }}
+{{- $_ := set $own "metricsExporterType" "DISABLE" }}
+{{- end }}
 {{- if .Values.tls.existingSecret }}
 {{- $own = merge $own (dict "tlsCertPath" "/etc/ferromq/tls/tls.crt" "tlsKeyPath" "/etc/ferromq/tls/tls.key") }}
 {{- end }}

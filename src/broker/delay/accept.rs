@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Broker, ProduceError, TIMER_TOPIC, Timer, levels};
 use crate::{
-    broker::Draft,
+    broker::{Draft, aside},
     store::Ticket,
     types::{MessageType, NewMessage, Properties, QueueId, StoredMessage, Timestamp, TopicName, properties::key},
 };
@@ -112,42 +112,23 @@ fn asked(properties: &Properties, wall: Timestamp, levels: &[Duration]) -> Resul
 
 /// The message as it waits in the timer topic.
 pub(in crate::broker) fn put_aside(message: NewMessage, due: Timestamp) -> NewMessage {
-    let mut properties = message.properties.without(&[key::REAL_TOPIC, key::REAL_QID, key::TIMER_OUT_MS]);
-    properties.push(key::REAL_TOPIC, message.topic.as_str()).push(key::REAL_QID, &message.queue.to_string());
-    properties.push(key::TIMER_OUT_MS, &due.to_string());
-    NewMessage { topic: TopicName::system(TIMER_TOPIC), queue: QueueId(0), properties: properties.build(), ..message }
+    aside::put_aside(message, TIMER_TOPIC, &[(key::TIMER_OUT_MS, &due.to_string())])
 }
 
 /// A waiting message with other properties, for the timer topic again.
 pub(super) fn again(stored: &StoredMessage, properties: Properties) -> NewMessage {
-    NewMessage {
-        topic: TopicName::system(TIMER_TOPIC),
-        queue: QueueId(0),
-        flag: stored.flag,
-        sys_flag: stored.sys_flag,
-        born_at: stored.born_at,
-        born_host: stored.born_host,
-        reconsume_times: stored.reconsume_times,
-        prepared_at: None,
-        properties,
-        body: stored.body.clone(),
-    }
-}
-
-/// The topic that a waiting message is for.
-pub(super) fn real_topic(stored: &StoredMessage) -> Option<TopicName> {
-    TopicName::parse_any(stored.properties.get(key::REAL_TOPIC)?).ok()
+    stored.copy_to(TopicName::system(TIMER_TOPIC), QueueId(0), properties)
 }
 
 /// The message as its topic gets it, whose queue is among `queues`. It still says for when it was sent, as consumers are
 /// shown, but not by which delay or level: a copy of it, like that in a dead-letter topic, must not be delayed again.
 pub(super) fn released(stored: &StoredMessage, topic: TopicName, queues: u32) -> NewMessage {
     let of = |key| stored.properties.get(key);
-    let queue = of(key::REAL_QID).and_then(|id| id.parse::<u32>().ok()).unwrap_or(0) % queues.max(1);
+    let queue = aside::meant_queue(stored).map_or(0, |queue| queue.0) % queues.max(1);
     let mut properties = stored.properties.without(&OF_THE_TIMER);
     if of(key::DELAY).is_none() {
         let due = of(key::TIMER_DELIVER_MS).or(of(key::TIMER_OUT_MS));
         properties.push(key::TIMER_DELIVER_MS, due.unwrap_or_default());
     }
-    NewMessage { topic, queue: QueueId(queue), ..again(stored, properties.build()) }
+    stored.copy_to(topic, QueueId(queue), properties.build())
 }

@@ -7,14 +7,11 @@
 
 use std::{io, time::Duration};
 
-use super::{
-    Broker, Timer,
-    accept::{again, real_topic},
-    undone,
-};
+use super::super::aside::meant_topic;
+use super::{Broker, Timer, accept::again, undone};
 use crate::{
-    store::{Entry, Purpose},
-    types::{QueueOffset, StoredMessage, Timestamp, TopicName, properties::key},
+    store::{AppendError, Entry, Purpose},
+    types::{NewMessage, QueueOffset, StoredMessage, Timestamp, properties::key},
 };
 
 /// Records that are looked at between two waits for the disk.
@@ -37,13 +34,13 @@ impl Broker {
         let mut carried = 0;
         loop {
             let broker = self.clone();
-            let (step, count) = self.off_the_runtime(move || broker.carry_some(from)).await??;
+            let (step, count) = self.behind_the_runtime(move || broker.carry_some(from)).await??;
             carried += count;
             // So the walk is never faster than the disk.
             self.inner.store.committed(self.inner.store.end()).await.map_err(io::Error::other)?;
             match step {
-                Step::Next(next) => from = next,
-                Step::Over => return Ok(carried),
+                Step::Next(next) if !self.is_ending() => from = next,
+                Step::Next(_) | Step::Over => return Ok(carried),
             }
         }
     }
@@ -75,30 +72,35 @@ impl Broker {
     }
 
     fn carry(&self, entry: &Entry, message: &StoredMessage, due: Timestamp) -> io::Result<bool> {
-        // Once carried it would seem to be a message of the topic that has taken the deleted one's name.
-        let topic = real_topic(message).and_then(|topic| self.topic_entry(topic.as_str()));
-        if topic.is_none_or(|topic| message.physical < topic.began_at()) {
-            self.drop_ahead(entry.offset).map_err(io::Error::other)?;
-            return Ok(false);
-        }
         let times = message.properties.get(key::TIMER_ROLL_TIMES).and_then(|n| n.parse::<u32>().ok()).unwrap_or(0);
         let mut properties = message.properties.without(&[key::TIMER_ROLL_TIMES]);
         properties.push(key::TIMER_ROLL_TIMES, &times.saturating_add(1).to_string());
         let point = self.inner.timers.skews.lock().point(due, entry.offset);
-        self.replace_timer(entry.offset, again(message, properties.build()), due, point).map_err(io::Error::other)
+        let record = again(message, properties.build());
+        if self.replace_timer(entry.offset, message, record, due, point).map_err(io::Error::other)? {
+            return Ok(true);
+        }
+        let topic = meant_topic(message).and_then(|topic| self.topic_of(message.physical, &topic));
+        if topic.is_none() {
+            self.drop_ahead(entry.offset).map_err(io::Error::other)?;
+        }
+        Ok(false)
     }
 
-    /// Appends a timer's record anew and ends the old one; false when that was done already.
+    /// Appends a timer's record anew and ends the old one; false when that was done already, or when the topic that the old
+    /// one is meant for is gone: the new one would seem to be meant for a topic made since.
     pub(super) fn replace_timer(
         &self,
         old: QueueOffset,
-        record: crate::types::NewMessage,
+        was: &StoredMessage,
+        record: NewMessage,
         due: Timestamp,
         point: u64,
-    ) -> Result<bool, crate::store::AppendError> {
+    ) -> Result<bool, AppendError> {
         let timers = &self.inner.timers;
-        let topic = TopicName::system(super::TIMER_TOPIC);
-        let ticket = self.append_done(self.timer_book(), old, Some(&topic), vec![record], Purpose::User)?;
+        let Some(topic) = meant_topic(was) else { return Ok(false) };
+        let meant = Some((&topic, was.physical));
+        let ticket = self.append_done(self.timer_book(), old, meant, vec![record], Purpose::User)?;
         let Some(at) = ticket.as_ref().and_then(|ticket| ticket.appended.first()) else { return Ok(false) };
         timers.stale.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         timers.insert(Timer { due, point, offset: at.queue_offset });

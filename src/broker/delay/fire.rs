@@ -2,12 +2,8 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use super::{
-    Broker,
-    accept::{real_topic, released},
-    faults::Fault,
-    index::Entry,
-};
+use super::super::aside::meant_topic;
+use super::{Broker, accept::released, faults::Fault, index::Entry};
 use crate::{
     store::{AppendError, Purpose, ReadError, Ticket},
     types::{Deadline, NewMessage, PhysicalOffset, QueueOffset, StoredMessage, TopicName, properties::key},
@@ -63,16 +59,21 @@ enum Failure {
 }
 
 impl Broker {
-    /// Delivers every message whose time has come, and says when to come again. The server calls it in a loop, always to its
-    /// end; tests call it after moving the clock.
+    /// Delivers every message whose time has come, unless the server ends, and says when to come again. The server calls it
+    /// in a loop, always to its end; tests call it after moving the clock.
     pub async fn fire_timers(&self) -> Option<Deadline> {
         let timers = &self.inner.timers;
         // Appended, and not known to be safe: the next batch is appended meanwhile.
         let mut before: Option<Fired> = None;
         loop {
             let now = timers.axis.now(self.inner.clock.now());
-            let due = timers.index.lock().take_due(now, BATCH);
+            // What is due at the end is delivered at the next start.
+            let limit = if self.is_ending() { 0 } else { BATCH };
+            let due = timers.index.lock().take_due(now, limit);
             if due.is_empty() && before.is_none() {
+                if self.is_ending() {
+                    return None;
+                }
                 self.sweep_timers().await;
                 return self.promise_timers(None);
             }
@@ -91,7 +92,7 @@ impl Broker {
             return None;
         }
         let (broker, batch) = (self.clone(), due.clone());
-        let fired = self.off_the_runtime(move || broker.fire(&batch)).await;
+        let fired = self.behind_the_runtime(move || broker.fire(&batch)).await;
         Some(fired.unwrap_or_else(|error| {
             tracing::error!(%error, "delivering delayed messages ended early, trying again");
             Fired { again: due, wait: Some(AGAIN_AFTER), ..Fired::default() }
@@ -180,7 +181,7 @@ impl Broker {
             self.obey(victim);
             return self.drop_timer(offset);
         }
-        match real_topic(&message) {
+        match meant_topic(&message) {
             Some(topic) => self.deliver_timer(offset, &message, &topic),
             None => {
                 tracing::warn!(%offset, "a record in the timer topic names no topic and is passed over");
@@ -196,7 +197,7 @@ impl Broker {
         topic: &TopicName,
     ) -> Result<Outcome, Failure> {
         let book = self.timer_book();
-        let there = || self.topic_entry(topic.as_str()).filter(|entry| message.physical >= entry.began_at());
+        let there = || self.topic_of(message.physical, topic);
         if let Some(entry) = there() {
             let released = released(message, topic.clone(), entry.topic.write_queues);
             let store = &self.inner.store;
@@ -204,6 +205,7 @@ impl Broker {
             let through =
                 |unit: &[_]| entry.lane.gate.pass(|| self.append_faultily(unit).unwrap_or_else(|| append(unit)));
             if let Some(ticket) = self.append_done_through(book, offset, vec![released], through)? {
+                self.inner.meters.came_at_its_time(&entry);
                 return Ok(Outcome::Delivered(ticket.end));
             }
             // The deletion has shut the gate and may yet fail; a topic that is gone is out of the table.
@@ -272,18 +274,18 @@ impl Broker {
         let stale = timers.stale.load(Ordering::Relaxed);
         if stale > STALE_MIN && stale > timers.pending() / STALE_SHARE {
             let broker = self.clone();
-            if let Err(error) = self.off_the_runtime(move || broker.sweep_some()).await {
+            if let Err(error) = self.behind_the_runtime(move || broker.sweep_some()).await {
                 tracing::error!(%error, "sweeping the index of timers ended early");
             }
         }
     }
 
-    fn sweep_some(&self) {
+    pub(super) fn sweep_some(&self) {
         let (timers, book) = (&self.inner.timers, self.timer_book());
         let mut cursor = timers.sweep.lock();
         for _ in 0..SWEEP_STEPS {
-            let mut index = timers.index.lock();
             let pages = book.open();
+            let mut index = timers.index.lock();
             *cursor = index.sweep(*cursor, SWEEP_STEP, |offset| pages.book.is_done(QueueOffset::new(offset)));
             if cursor.is_none() {
                 // What is left is what is due within the minute, or came since.

@@ -13,9 +13,11 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap},
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
     ops::{Bound, RangeInclusive},
 };
+
+use parking_lot::Mutex;
 
 /// Of the time within a bucket.
 const TIME_BITS: u32 = 16;
@@ -112,30 +114,6 @@ impl Index {
         self.near.len() + self.far.values().map(|bucket| bucket.packed.len()).sum::<usize>()
     }
 
-    /// Offsets of the timers due in a range, at most `limit`, in no order.
-    pub fn between(&self, points: RangeInclusive<u64>, limit: usize) -> Vec<u64> {
-        let near = self.near.iter().map(|Reverse(entry)| *entry);
-        let buckets = (points.start() >> TIME_BITS)..=(points.end() >> TIME_BITS);
-        let far = self.far.range(buckets).flat_map(|(id, bucket)| bucket.packed.iter().map(|p| unpack(*id, *p)));
-        near.chain(far).filter(|(point, _)| points.contains(point)).map(|(_, offset)| offset).take(limit).collect()
-    }
-
-    /// The timers behind `after` in the order of their times, at least `count` of them where there are as many.
-    pub fn following(&self, after: Entry, count: usize) -> Vec<Entry> {
-        let mut page: Vec<Entry> = self.near.iter().map(|Reverse(entry)| *entry).filter(|e| *e > after).collect();
-        page.sort_unstable();
-        let first = Bound::Included(after.0 >> TIME_BITS);
-        for (id, bucket) in self.far.range((first, Bound::Unbounded)) {
-            // What is left in the heap can be far off only when its offset did not fit.
-            if page.len() >= count {
-                break;
-            }
-            page.extend(bucket.packed.iter().map(|packed| unpack(*id, *packed)).filter(|e| *e > after));
-            page.sort_unstable();
-        }
-        page
-    }
-
     /// Drops stale entries, looking at `steps` at most; where to go on, `None` at the end. What is due within the minute is
     /// not looked at: it goes by itself.
     pub fn sweep(&mut self, from: Option<Cursor>, steps: usize, is_stale: impl Fn(u64) -> bool) -> Option<Cursor> {
@@ -163,6 +141,59 @@ impl Index {
         let next = id + 1;
         self.far.range(next..).next().map(|(&bucket, far)| Cursor { bucket, before: far.packed.len() })
     }
+}
+
+/// Offsets of the timers due in a range, at most `limit`, in no order. Holds the index for the copy of one bucket at a time,
+/// since everybody who sends for later waits for it.
+pub fn between(index: &Mutex<Index>, points: RangeInclusive<u64>, limit: usize) -> BTreeSet<u64> {
+    let mut found = BTreeSet::new();
+    let mut take = |entries: &mut dyn Iterator<Item = Entry>| {
+        for (_, offset) in entries.filter(|(point, _)| points.contains(point)) {
+            if found.len() >= limit {
+                return false;
+            }
+            found.insert(offset);
+        }
+        true
+    };
+    let (mut from, last) = (points.start() >> TIME_BITS, points.end() >> TIME_BITS);
+    // The far ones first: timers move from there to the near ones only.
+    while from <= last {
+        let next = index.lock().far.range(from..=last).next().map(|(id, bucket)| (*id, bucket.packed.clone()));
+        let Some((id, packed)) = next else { break };
+        if !take(&mut packed.into_iter().map(|packed| unpack(id, packed))) {
+            return found;
+        }
+        from = id + 1;
+    }
+    let near = index.lock().near.as_slice().to_vec();
+    take(&mut near.into_iter().map(|Reverse(entry)| entry));
+    found
+}
+
+/// The timers behind `after` in the order of their times, at least `count` of them where there are as many. Holds the index
+/// for the copy alone.
+pub fn following(index: &Mutex<Index>, after: Entry, count: usize) -> Vec<Entry> {
+    let locked = index.lock();
+    let near = locked.near.as_slice().to_vec();
+    let (mut far, mut copied) = (Vec::new(), 0);
+    // What is behind a bucket that is left for the next page is left with it.
+    let mut end = u64::MAX;
+    for (id, bucket) in locked.far.range((Bound::Included(after.0 >> TIME_BITS), Bound::Unbounded)) {
+        if copied >= count {
+            end = id << TIME_BITS;
+            break;
+        }
+        let is_behind = |packed: &&u64| unpack(*id, **packed) > after;
+        copied += bucket.packed.iter().filter(is_behind).count();
+        far.push((*id, bucket.packed.clone()));
+    }
+    drop(locked);
+    let far = far.into_iter().flat_map(|(id, packed)| packed.into_iter().map(move |packed| unpack(id, packed)));
+    let near = near.into_iter().map(|Reverse(entry)| entry);
+    let mut page: Vec<Entry> = near.chain(far).filter(|entry| *entry > after && entry.0 < end).collect();
+    page.sort_unstable();
+    page
 }
 
 #[cfg(test)]
@@ -216,13 +247,21 @@ mod tests {
                 }
                 prop_assert_eq!(index.len(), model.len());
                 prop_assert!(index.next() <= model.first().map(|first| first.0) || index.next().is_none() == model.is_empty());
-                let listed = index.following((0, 0), usize::MAX);
+                let locked = Mutex::new(std::mem::take(&mut index));
+                let (mut listed, mut after) = (Vec::new(), (0, 0));
+                loop {
+                    let page = following(&locked, after, 3);
+                    let Some(last) = page.last() else { break };
+                    after = *last;
+                    listed.extend(page);
+                }
                 prop_assert_eq!(listed, model.iter().copied().filter(|e| *e > (0, 0)).collect::<Vec<_>>());
                 let (from, to) = (now, now + 100_000);
-                let mut between = index.between(from..=to, usize::MAX);
-                between.sort_unstable();
+                let between: Vec<_> = between(&locked, from..=to, usize::MAX).into_iter().collect();
+                index = locked.into_inner();
                 let mut expected: Vec<_> = model.iter().filter(|e| (from..=to).contains(&e.0)).map(|e| e.1).collect();
                 expected.sort_unstable();
+                expected.dedup();
                 prop_assert_eq!(between, expected);
             }
         }

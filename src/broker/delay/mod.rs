@@ -27,7 +27,8 @@
 //!
 //! # Locks
 //!
-//! The index, then the book (inside [`Index::sweep`] alone). An append holds the book's; the index is told afterwards.
+//! The book, a topic's gate, the index. A send tells the index behind its topic's gate, an append that ends a timer passes a
+//! gate under the book, and a sweep asks the book about what the index has.
 
 mod accept;
 mod axis;
@@ -51,7 +52,7 @@ use std::sync::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-pub(super) use accept::put_aside;
+pub(super) use accept::{Held, put_aside};
 pub use handle::RecallHandle;
 pub use lateness::Lateness;
 pub use levels::{DEFAULT_LEVELS, parse_levels};
@@ -88,6 +89,8 @@ pub(super) struct Timers {
     /// Entries of the index whose timers are done.
     stale: AtomicUsize,
     sweep: Mutex<Option<Cursor>>,
+    /// Held by the one client whose recall looks through the timers of a time.
+    looking: Mutex<()>,
     lateness: Histogram,
     book: OnceLock<Arc<QueueBook>>,
     faults: faults::Faults,
@@ -112,6 +115,7 @@ impl Timers {
             pending: AtomicUsize::new(0),
             stale: AtomicUsize::new(0),
             sweep: Mutex::default(),
+            looking: Mutex::default(),
             lateness: Histogram::default(),
             book: OnceLock::new(),
             faults: faults::Faults::default(),
@@ -150,7 +154,8 @@ impl Broker {
     pub(super) fn load_timers(&self) -> Result<(), OpenError> {
         let (inner, book) = (&self.inner, self.timer_book());
         let (wall, now) = (inner.clock.wall(), inner.clock.now());
-        let rewound = self.last_timer_stored_at()?.is_some_and(|last| last > wall);
+        // Where the newest cannot be read, each is asked.
+        let rewound = self.last_timer_stored_at().map_or(true, |last| last.is_some_and(|last| last > wall));
         let mut next = QueueOffset::ZERO;
         loop {
             next = book.open().book.undone_from(next);
@@ -160,7 +165,7 @@ impl Broker {
             let undone = undone(book, entries);
             inner.timers.pending.fetch_add(undone.len(), Ordering::Relaxed);
             for entry in undone {
-                let (due, stored_at) = self.time_of(&entry, rewound)?;
+                let (due, stored_at) = self.time_of(&entry, rewound);
                 // What was stored by a clock that was ahead waits for what was left by that clock.
                 let since = stored_at.map_or(wall, |stored_at| stored_at.max(wall));
                 let point = inner.timers.axis.point(due, since, now);
@@ -182,17 +187,19 @@ impl Broker {
     }
 
     /// When a timer is due, and, where the record had to be read, when it was stored. The consume queue says the first
-    /// unless Apache's broker wrote it. What cannot be read is due at once: firing finds out what is wrong with it.
-    fn time_of(&self, entry: &Entry, read: bool) -> Result<(Timestamp, Option<Timestamp>), OpenError> {
-        if entry.tags_code >= TIMES_FROM && !read {
-            return Ok((Timestamp::from_millis(entry.tags_code), None));
+    /// unless Apache's broker wrote it. What cannot be read, now or ever, has the time of its entry, or is due at once:
+    /// firing finds out what is wrong with it, and one bad place keeps no server down.
+    fn time_of(&self, entry: &Entry, read: bool) -> (Timestamp, Option<Timestamp>) {
+        let of_entry = (entry.tags_code >= TIMES_FROM).then(|| Timestamp::from_millis(entry.tags_code));
+        if let Some(due) = of_entry.filter(|_| !read) {
+            return (due, None);
         }
-        let Some(message) = self.read_timer(entry)? else { return Ok((Timestamp::ZERO, None)) };
+        let Ok(Some(message)) = self.read_timer(entry) else { return (of_entry.unwrap_or(Timestamp::ZERO), None) };
         let of = |key| message.properties.get(key);
         // An order of Apache's to delete comes before what it deletes.
         let is_order = of(key::TIMER_DEL_UNIQKEY).is_some();
         let due = of(key::TIMER_OUT_MS).filter(|_| !is_order).and_then(|due| due.parse().ok());
-        Ok((Timestamp::from_millis(due.unwrap_or(0)), Some(message.stored_at)))
+        (Timestamp::from_millis(due.unwrap_or(0)), Some(message.stored_at))
     }
 
     /// The record; `None` when it is gone or damaged.

@@ -6,10 +6,12 @@
 
 use std::collections::BTreeSet;
 
+use super::super::aside::meant_topic;
 use super::{
     Broker, RecallHandle,
-    accept::{again, real_topic},
+    accept::again,
     faults::Fault,
+    index::{between, following},
 };
 use crate::{
     broker::{ProduceError, Produced, Unconfirmed},
@@ -140,7 +142,8 @@ impl Broker {
                 [key::TIMER_OUT_MS, key::TIMER_DELIVER_MS, key::DELAY, key::TIMER_DELAY_SEC, key::TIMER_DELAY_MS];
             let mut properties = message.properties.without(&anew);
             properties.push(key::TIMER_OUT_MS, &due.to_string()).push(key::TIMER_DELIVER_MS, &due.to_string());
-            if self.replace_timer(timer.offset, again(&message, properties.build()), due, point)? {
+            let record = again(&message, properties.build());
+            if self.replace_timer(timer.offset, &message, record, due, point)? {
                 moved.push(PendingTimer { due, stored_at: wall, ..timer });
             }
         }
@@ -158,8 +161,7 @@ impl Broker {
             let timer = self.pending_record(offset)?.and_then(|message| shown(&message));
             found.extend(timer.filter(|timer| topic.is_none_or(|topic| *topic == timer.topic)));
         }
-        if found.is_empty() {
-            // Where keys are not indexed.
+        if found.is_empty() && !self.inner.store.is_indexed() {
             found = self.scan_timers(topic, SAME_ID_MAX, |timer| timer.message_id == id)?;
         }
         Ok(found)
@@ -179,15 +181,16 @@ impl Broker {
     ) -> Result<Vec<PendingTimer>, RecallError> {
         let (mut found, mut after, mut seen) = (Vec::new(), (0, 0), 0);
         loop {
-            let page = self.inner.timers.index.lock().following(after, PAGE);
-            let Some(last) = page.last().copied().filter(|_| seen < SCAN_MAX) else { return Ok(found) };
-            (after, seen) = (last, seen + page.len());
+            let page = following(&self.inner.timers.index, after, PAGE);
+            let Some(last) = page.last().copied() else { return Ok(found) };
+            after = last;
             for (_, offset) in page {
-                let timer = self.pending_record(QueueOffset::new(offset))?.and_then(|message| shown(&message));
-                found.extend(timer.filter(|t| topic.is_none_or(|topic| *topic == t.topic) && wanted(t)));
-                if found.len() >= limit {
+                if found.len() >= limit || seen == SCAN_MAX {
                     return Ok(found);
                 }
+                seen += 1;
+                let timer = self.pending_record(QueueOffset::new(offset))?.and_then(|message| shown(&message));
+                found.extend(timer.filter(|t| topic.is_none_or(|topic| *topic == t.topic) && wanted(t)));
             }
         }
     }
@@ -197,9 +200,11 @@ impl Broker {
         let mut offsets: BTreeSet<QueueOffset> = self.indexed(&handle.message_id)?.into_iter().collect();
         offsets.extend(handle.offset);
         let mut named = self.of_message(offsets, handle)?;
-        if named.is_empty() {
+        // Where keys are indexed, what they do not name is not there. Elsewhere one client at a time looks further.
+        if named.is_empty() && !self.inner.store.is_indexed() {
+            let _turn = self.inner.timers.looking.lock();
             let window = self.inner.timers.skews.lock().window(handle.due);
-            let same_time = self.inner.timers.index.lock().between(window, SAME_TIME_MAX);
+            let same_time = between(&self.inner.timers.index, window, SAME_TIME_MAX);
             named = self.of_message(same_time.into_iter().map(QueueOffset::new), handle)?;
         }
         Ok(named)
@@ -214,7 +219,7 @@ impl Broker {
         let mut named = BTreeSet::new();
         for offset in offsets {
             let Some(message) = self.pending_record(offset)? else { continue };
-            if message.message_id() == Some(&handle.message_id) && real_topic(&message).as_ref() == Some(&handle.topic)
+            if message.message_id() == Some(&handle.message_id) && meant_topic(&message).as_ref() == Some(&handle.topic)
             {
                 named.insert(offset);
             }
@@ -264,7 +269,7 @@ impl Broker {
 fn shown(message: &StoredMessage) -> Option<PendingTimer> {
     let of = |key| message.properties.get(key);
     Some(PendingTimer {
-        topic: real_topic(message)?,
+        topic: meant_topic(message)?,
         message_id: message.message_id().unwrap_or_default().to_owned(),
         due: Timestamp::from_millis(of(key::TIMER_OUT_MS)?.parse().ok()?),
         stored_at: message.stored_at,

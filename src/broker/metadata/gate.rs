@@ -1,16 +1,21 @@
 //! What senders to a topic share, and how a deletion stops them.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicU32, Ordering},
+};
 
 use parking_lot::RwLock;
 
-use crate::types::QueueId;
+use crate::{broker::meters::TopicMeter, types::QueueId};
 
 /// What senders to a topic share, for as long as the topic exists.
 #[derive(Default)]
 pub(in crate::broker) struct Lane {
     turn: AtomicU32,
     pub(in crate::broker) gate: Gate,
+    /// What happens to the topic.
+    pub(in crate::broker) meter: OnceLock<Arc<TopicMeter>>,
 }
 
 impl Lane {
@@ -73,7 +78,7 @@ mod tests {
 
     #[test]
     fn queues_take_turns_and_the_count_may_overflow() {
-        let lane = Lane { turn: AtomicU32::new(u32::MAX), gate: Gate::default() };
+        let lane = Lane { turn: AtomicU32::new(u32::MAX), ..Lane::default() };
         let turns: Vec<u32> = (0..5).map(|_| lane.next_queue(4).0).collect();
         assert_eq!(turns, [3, 0, 1, 2, 3]);
         assert_eq!(lane.next_queue(0), QueueId(0));

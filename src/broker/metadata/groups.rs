@@ -121,7 +121,7 @@ fn describe(group: &Group) -> String {
     let order = if group.fifo { "FIFO" } else { "not FIFO" };
     let consumption = if group.consume_enabled { "enabled" } else { "disabled" };
     let (times, policy) = (group.retry_max_times, &group.retry_policy);
-    format!("{order}, retryMaxTimes {times}, {policy:?}, consumption {consumption}")
+    format!("{order}, retryMaxTimes {times}, {policy}, consumption {consumption}")
 }
 
 impl Broker {
@@ -222,6 +222,7 @@ impl Broker {
 
     /// What follows a deletion that is safe. A crash before this is over is made good when the broker opens.
     fn group_gone(&self, name: &GroupName) {
+        self.inner.meters.forget_group(name);
         self.keep_forgotten(self.inner.pop.forget_group(name));
     }
 

@@ -21,6 +21,20 @@ pub enum RetryPolicy {
     },
 }
 
+impl std::fmt::Display for RetryPolicy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Customized(steps) => {
+                let steps: Vec<String> = steps.iter().map(|step| format!("{step:?}")).collect();
+                write!(f, "retry after {}", steps.join(","))
+            }
+            Self::Exponential { initial, max, multiplier } => {
+                write!(f, "retry after {initial:?}, times {multiplier} each time up to {max:?}")
+            }
+        }
+    }
+}
+
 impl RetryPolicy {
     /// Apache's default: 1 s, 5 s, 10 s, 30 s, 1 to 10 min, 20 min, 30 min, 1 h, 2 h.
     pub fn apache() -> Self {

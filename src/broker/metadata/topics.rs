@@ -272,6 +272,11 @@ impl Broker {
         self.find_or_insert(derived_topic(TopicName::dead_letter(group)), Limit::Exempt).map(|(topic, _)| topic)
     }
 
+    /// The topic that a record at `since` named; `None` when that was deleted, whether or not there is one of its name again.
+    pub(in crate::broker) fn topic_of(&self, since: PhysicalOffset, topic: &TopicName) -> Option<Arc<Entry>> {
+        self.topic_entry(topic.as_str()).filter(|entry| since >= entry.began_at())
+    }
+
     /// Appends a unit while `topic`, which some of its records are for, is certain to exist; `None` when it does not.
     /// Nothing else may append records of a topic that can be deleted.
     pub(in crate::broker) fn append_to_topic(
@@ -280,7 +285,20 @@ impl Broker {
         unit: &[NewMessage],
         purpose: Purpose,
     ) -> Option<Result<Ticket, AppendError>> {
-        self.topic_entry(topic.as_str())?.lane.gate.pass(|| self.inner.store.append(unit, purpose))
+        self.append_to_topic_of(PhysicalOffset::MAX, topic, unit, purpose)
+    }
+
+    /// [`Broker::append_to_topic`] of what becomes of a record at `since` that named the topic: never to one that was made
+    /// under its name since.
+    pub(in crate::broker) fn append_to_topic_of(
+        &self,
+        since: PhysicalOffset,
+        topic: &TopicName,
+        unit: &[NewMessage],
+        purpose: Purpose,
+    ) -> Option<Result<Ticket, AppendError>> {
+        // Once this topic is deleted its own gate stays shut.
+        self.topic_of(since, topic)?.lane.gate.pass(|| self.inner.store.append(unit, purpose))
     }
 
     /// The first offset that a queue of this topic can have: 0, unless a topic of this name was deleted. What names an
@@ -392,8 +410,9 @@ impl Broker {
         let ends = (0..queues).map(QueueId).map(|queue| store.queue(&topic.name, queue).max().max(before(queue)));
         let ends = QueueStarts::new(end, ends);
         starts.remove(&topic.name);
-        // A message that waits for its time has no place in its topic yet, and must not get one in the next of that name.
-        if !ends.is_zero() || self.inner.timers.pending() > 0 {
+        // A message that waits for its time, or for a decision, has no place in its topic yet, and must not get one in the
+        // next of that name.
+        if !ends.is_zero() || self.inner.timers.pending() > 0 || self.has_undecided() {
             starts.insert(topic.name.clone(), Arc::new(ends));
         }
         Ok(starts)
@@ -408,6 +427,7 @@ impl Broker {
             tracing::warn!(topic = %name, %error, "removing the queues of a deleted topic");
         }
         self.drop_transactions_of(name);
+        self.inner.meters.forget_topic(name);
         self.keep_forgotten(self.inner.pop.forget_topic(name));
         self.inner.lite.forget_topic(name, self.inner.clock.now());
     }

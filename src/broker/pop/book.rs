@@ -28,12 +28,14 @@ use super::{
     ranges::Ranges,
 };
 
+mod backlog;
 mod in_order;
 mod lanes;
 mod reset;
 #[cfg(test)]
 mod tests;
 
+pub use backlog::Backlog;
 pub use lanes::Head;
 pub use reset::Issue;
 
@@ -192,6 +194,16 @@ impl Book {
     pub fn undone_from(&self, offset: QueueOffset) -> QueueOffset {
         let offset = offset.max(self.commit);
         self.done.end_of(offset).unwrap_or(offset)
+    }
+
+    /// How many messages of a queue that has those from `min` to `max` are not done.
+    pub fn undone(&self, min: QueueOffset, max: QueueOffset) -> u64 {
+        if min <= self.commit {
+            return self.commit.until(max).saturating_sub(self.done.covered());
+        }
+        // Retention was faster.
+        let done = self.done.iter().map(|range| range.start.max(min).until(range.end)).sum();
+        min.until(max).saturating_sub(done)
     }
 
     // Taking.

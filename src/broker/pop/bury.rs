@@ -80,11 +80,11 @@ impl Broker {
         self.inner.pop.burials.some.notified().await;
     }
 
-    /// Moves what [`end_leases`](Broker::end_leases) found to the dead-letter topics, to the end of it. The server calls it
-    /// in a loop of its own.
+    /// Moves what [`end_leases`](Broker::end_leases) found to the dead-letter topics, to the end of it unless the server ends.
+    /// The server calls it in a loop of its own.
     pub async fn bury(&self) {
         let burials = &self.inner.pop.burials;
-        loop {
+        while !self.is_ending() {
             let next = burials.next();
             if next.is_empty() {
                 return;
@@ -92,7 +92,7 @@ impl Broker {
             let count = next.iter().map(|doomed| doomed.offsets.len()).sum();
             let broker = self.clone();
             let work = move || next.iter().for_each(|doomed| broker.bury_of(doomed));
-            if let Err(error) = self.off_the_runtime(work).await {
+            if let Err(error) = self.behind_the_runtime(work).await {
                 tracing::error!(%error, "dead-lettering ended early; it goes on at the next start");
             }
             burials.moved(count);

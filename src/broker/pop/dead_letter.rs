@@ -49,6 +49,10 @@ impl Broker {
     ) -> Result<PhysicalOffset, SettleError> {
         let inner = &self.inner;
         let pages = book.open();
+        if pages.forgotten {
+            // A topic for its dead letters would outlive the group.
+            return Err(SettleError::GroupNotFound(book.owner.group.clone()));
+        }
         if !still(&pages.book) {
             return Err(SettleError::Expired);
         }
@@ -80,6 +84,7 @@ impl Broker {
         self.keep_order(book, &mut pages, self.is_fifo(&owner.group))?;
         let done = self.done_record(book, &mut pages, offset);
         let end = self.append_copy(book, &done, &topic, &message)?;
+        inner.meters.buried(owner);
         inner.pop.touch();
         pages.book.done_at(offset..offset.plus(1), end);
         inner.pop.schedule.count(&mut pages);
@@ -95,10 +100,11 @@ impl Broker {
         topic: &TopicName,
         message: &StoredMessage,
     ) -> Result<PhysicalOffset, SettleError> {
-        match self.append_unit(book, done, copy(topic, message, with_origin(message))) {
+        match self.append_unit(book, done, message.copy_to(topic.clone(), QueueId(0), with_origin(message))) {
             // A message that only just fitted: better a copy that does not name its origin than none.
             Err(SettleError::Append(AppendError::PropertiesTooLarge { .. } | AppendError::TooLarge { .. })) => {
-                self.append_unit(book, done, copy(topic, message, message.properties.clone()))
+                let as_it_is = message.copy_to(topic.clone(), QueueId(0), message.properties.clone());
+                self.append_unit(book, done, as_it_is)
             }
             appended => appended,
         }
@@ -116,21 +122,6 @@ impl Broker {
 /// The queue's entry of an offset, unless its message is gone.
 fn entry_at(book: &QueueBook, offset: QueueOffset) -> Result<Option<Entry>, ReadError> {
     Ok(book.queue.entries(offset, 1)?.first().copied().filter(|entry| entry.offset == offset))
-}
-
-fn copy(topic: &TopicName, message: &StoredMessage, properties: Properties) -> NewMessage {
-    NewMessage {
-        topic: topic.clone(),
-        queue: QueueId(0),
-        flag: message.flag,
-        sys_flag: message.sys_flag,
-        born_at: message.born_at,
-        born_host: message.born_host,
-        reconsume_times: message.reconsume_times,
-        prepared_at: None,
-        properties,
-        body: message.body.clone(),
-    }
 }
 
 /// The message's properties and where it comes from. As in Apache (`AbstractSendMessageProcessor`), the first origin is

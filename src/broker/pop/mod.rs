@@ -11,6 +11,7 @@
 //! - [`lanes`]: LITE topics, where each lite topic is consumed in its own order by who wants it.
 //! - [`operate`]: what an operator does to a message that locks its line.
 //! - [`own`]: what the broker itself consumes of its own topics.
+//! - [`apache`]: what a store of Apache's says of its broker's own work.
 //! - [`settle_record`], [`log`](self::log): what is written of all this; [`snapshot`], [`restore`]: how it comes back.
 //!
 //! What is kept where: a delivery writes nothing. Done, failed and held deliveries are records in the log, under the same
@@ -20,11 +21,13 @@
 //! Within a run all leases and invisible times are monotonic. On disk they are wall-clock times with the original length
 //! beside them, so that a stepped clock can shorten a wait across a restart but never make it longer.
 
+mod apache;
 mod attempts;
 mod book;
 mod bury;
 mod codec;
 mod dead_letter;
+mod elsewhere;
 pub(super) mod faults;
 mod in_order;
 mod lanes;
@@ -59,19 +62,22 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 pub use attempts::AttemptId;
+pub(super) use book::Backlog;
 pub use lines::Locked;
 pub use receipt::Receipt;
 pub use reset::{Moved, Position};
 
+pub(super) use self::book::Exception;
 pub(super) use self::own::{Tried, Undone};
-pub(super) use self::subscription::{QueueBook, Subscription, TooManyBooks};
+pub(super) use self::settle_record::{Entry, LaneAt, Record, Retry, What};
+pub use self::subscription::TooManyBooks;
+pub(super) use self::subscription::{Owner, QueueBook, Subscription};
 use self::{
     attempts::Attempts,
     book::Book,
     bury::Burials,
     log::{Run, SettleLog},
     schedule::Schedule,
-    settle_record::{Entry, What},
     subscription::{Pages, Subscriptions},
 };
 
@@ -83,7 +89,7 @@ use super::{
     transaction,
 };
 use crate::{
-    store::Store,
+    store::{Queue, Store},
     types::{Clock, Deadline, GroupName, MessageType, QueueId, QueueOffset, StoredMessage, TopicName},
 };
 
@@ -225,9 +231,45 @@ impl Pop {
         )
     }
 
+    /// Forgets a group's progress on one topic, as [`Pop::forget_topic`].
+    fn forget_subscription(&self, topic: &TopicName, group: &GroupName) -> Result<(), AdminError> {
+        self.subscriptions.forget(
+            Some(topic),
+            Some(group),
+            |pages| self.shut(pages),
+            || {
+                self.polls.forget_line(topic, group);
+                self.record(&Entry::ForgetSubscription(topic.clone(), group.clone()))
+            },
+        )
+    }
+
     fn shut(&self, pages: &mut Pages) {
         pages.forgotten = true;
         self.schedule.count(pages);
+    }
+
+    /// Every group on every topic that it consumes.
+    pub(super) fn subscriptions(&self) -> Vec<Arc<Subscription>> {
+        self.subscriptions.list(None)
+    }
+
+    pub(super) fn subscription_of(&self, topic: &TopicName, group: &GroupName) -> Option<Arc<Subscription>> {
+        self.subscriptions.get(topic, group)
+    }
+
+    /// The queue of all settle records.
+    pub(super) fn settle_queue(&self) -> &Queue {
+        &self.log.queue
+    }
+
+    pub(super) fn run(&self) -> Run {
+        self.run
+    }
+
+    /// The books of a group on a topic, by queue; none when it has not begun.
+    pub(super) fn books(&self, topic: &TopicName, group: &GroupName) -> Vec<Arc<QueueBook>> {
+        self.subscriptions.get(topic, group).map(|subscription| subscription.books().to_vec()).unwrap_or_default()
     }
 
     /// Every topic and group that there are books of, together.
@@ -265,6 +307,15 @@ impl Broker {
             pop.subscriptions.get_or_make(&self.inner.store, &pop.polls, names, topic.read_queues, first, record)?;
         made.serves(topic, parent);
         Ok(made)
+    }
+
+    /// The books of a group on a topic, by queue, made if need be.
+    pub(in crate::broker) fn books_on(
+        &self,
+        topic: &Topic,
+        group: &GroupName,
+    ) -> Result<Arc<[Arc<QueueBook>]>, TooManyBooks> {
+        Ok(self.subscription(topic, group)?.books())
     }
 
     /// Deliveries of one message to a group before it is dead-lettered.
@@ -305,6 +356,26 @@ impl Broker {
 
     fn is_fifo(&self, group: &GroupName) -> bool {
         self.group(group.as_str()).is_some_and(|group| group.fifo)
+    }
+
+    /// Forgets a group's progress on a topic, durably: it begins anew there when it comes again. `Ok(false)` when it had
+    /// none. Waits for the disk.
+    pub fn forget_subscription(&self, topic: &TopicName, group: &GroupName) -> Result<bool, AdminError> {
+        let (pop, store) = (&self.inner.pop, &self.inner.store);
+        if pop.subscriptions.get(topic, group).is_none() {
+            return Ok(false);
+        }
+        pop.forget_subscription(topic, group)?;
+        let failed = |error: crate::store::Poisoned| AdminError::Metadata(error.to_string());
+        store.committed_blocking(store.end()).map_err(failed)?;
+        Ok(true)
+    }
+
+    /// Every book of a group, with its topic.
+    pub(in crate::broker) fn books_of(&self, group: &GroupName) -> Vec<(TopicName, Arc<QueueBook>)> {
+        let of =
+            |s: &Arc<Subscription>| s.books().iter().map(|b| (s.owner.topic.clone(), b.clone())).collect::<Vec<_>>();
+        self.inner.pop.subscriptions.list(Some(group)).iter().flat_map(of).collect()
     }
 
     /// Polls that are parked right now.

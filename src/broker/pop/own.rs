@@ -42,18 +42,19 @@ impl Broker {
     }
 
     /// Appends what a record of an own topic turns into (nothing, if it is only dropped), and that it is done, as one unit:
-    /// a crash leaves both or neither. `topic` is where `messages` go. `Ok(None)` when the record was done already, or
-    /// `topic` does not exist; nothing was appended then. Does not wait for the disk.
+    /// a crash leaves both or neither. `meant` is the topic that must exist for that, and where in the log the record lies that
+    /// named it. `Ok(None)` when the record was done already, or that topic is gone; nothing was appended then. Does not wait
+    /// for the disk.
     pub(in crate::broker) fn append_done(
         &self,
         book: &QueueBook,
         offset: QueueOffset,
-        topic: Option<&TopicName>,
+        meant: Option<(&TopicName, PhysicalOffset)>,
         messages: Vec<NewMessage>,
         purpose: Purpose,
     ) -> Result<Option<Ticket>, AppendError> {
-        self.append_done_through(book, offset, messages, |unit| match topic {
-            Some(topic) => self.append_to_topic(topic, unit, purpose),
+        self.append_done_through(book, offset, messages, |unit| match meant {
+            Some((topic, since)) => self.append_to_topic_of(since, topic, unit, purpose),
             None => Some(self.inner.store.append(unit, purpose)),
         })
     }

@@ -6,7 +6,12 @@ use crate::types::QueueOffset;
 
 /// Ascending ranges that neither overlap nor touch. 16 bytes a range and the tree's slack.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ranges(BTreeMap<QueueOffset, QueueOffset>);
+pub struct Ranges {
+    /// Start and end.
+    map: BTreeMap<QueueOffset, QueueOffset>,
+    /// Offsets in the set.
+    covered: u64,
+}
 
 impl Ranges {
     /// Adds a range, melting it with those that it overlaps or touches.
@@ -15,7 +20,7 @@ impl Ranges {
             return;
         }
         let Range { mut start, mut end } = range;
-        if let Some((&before, last)) = self.0.range_mut(..=start).next_back()
+        if let Some((&before, last)) = self.map.range_mut(..=start).next_back()
             && *last >= start
         {
             if *last >= end {
@@ -23,16 +28,18 @@ impl Ranges {
             }
             start = before;
         }
-        while let Some((&after, &last)) = self.0.range(start..=end).next() {
+        while let Some((&after, &last)) = self.map.range(start..=end).next() {
             end = end.max(last);
-            self.0.remove(&after);
+            self.map.remove(&after);
+            self.covered -= after.until(last);
         }
-        self.0.insert(start, end);
+        self.map.insert(start, end);
+        self.covered += start.until(end);
     }
 
     /// The end of the range that covers an offset.
     pub fn end_of(&self, offset: QueueOffset) -> Option<QueueOffset> {
-        self.0.range(..=offset).next_back().filter(|(_, end)| **end > offset).map(|(_, end)| *end)
+        self.map.range(..=offset).next_back().filter(|(_, end)| **end > offset).map(|(_, end)| *end)
     }
 
     pub fn contains(&self, offset: QueueOffset) -> bool {
@@ -41,39 +48,49 @@ impl Ranges {
 
     /// Removes everything below `from`, and the range that begins at or spans it; the end of that one, else `from`.
     pub fn absorb(&mut self, mut from: QueueOffset) -> QueueOffset {
-        while let Some(first) = self.0.first_entry().filter(|first| *first.key() <= from) {
-            from = from.max(first.remove());
+        while let Some(first) = self.map.first_entry().filter(|first| *first.key() <= from) {
+            let (start, end) = first.remove_entry();
+            self.covered -= start.until(end);
+            from = from.max(end);
         }
         from
     }
 
     /// Removes one offset.
     pub fn remove(&mut self, offset: QueueOffset) {
-        let Some((&start, &end)) = self.0.range(..=offset).next_back().filter(|(_, end)| **end > offset) else {
-            return;
-        };
-        self.0.remove(&start);
+        let around = self.map.range(..=offset).next_back().filter(|(_, end)| **end > offset);
+        let Some((&start, &end)) = around else { return };
+        self.map.remove(&start);
+        self.covered -= start.until(end);
         self.insert(start..offset);
         self.insert(offset.plus(1)..end);
     }
 
     /// Removes everything at and behind `end`.
     pub fn truncate(&mut self, end: QueueOffset) {
-        self.0.split_off(&end);
-        if let Some(mut last) = self.0.last_entry()
+        for (start, end) in self.map.split_off(&end) {
+            self.covered -= start.until(end);
+        }
+        if let Some(mut last) = self.map.last_entry()
             && *last.get() > end
         {
+            self.covered -= end.until(*last.get());
             last.insert(end);
         }
     }
 
     pub fn iter(&self) -> impl Iterator<Item = Range<QueueOffset>> {
-        self.0.iter().map(|(start, end)| *start..*end)
+        self.map.iter().map(|(start, end)| *start..*end)
+    }
+
+    /// How many offsets are in the set.
+    pub fn covered(&self) -> u64 {
+        self.covered
     }
 
     /// One behind the last offset in the set.
     pub fn end(&self) -> Option<QueueOffset> {
-        self.0.last_key_value().map(|(_, end)| *end)
+        self.map.last_key_value().map(|(_, end)| *end)
     }
 }
 
@@ -110,6 +127,7 @@ mod tests {
             set.retain(|n| *n < cut);
             let list: Vec<_> = ranges.iter().collect();
             prop_assert!(list.windows(2).all(|w| w[0].end < w[1].start), "{list:?} touch");
+            prop_assert_eq!(ranges.covered(), set.len() as u64);
             for n in 0..100 {
                 prop_assert_eq!(ranges.contains(at(n)), set.contains(&n));
             }
@@ -117,6 +135,7 @@ mod tests {
             let expected = (from..).find(|n| !set.contains(n)).expect("the set is finite");
             prop_assert_eq!(end, at(expected));
             prop_assert!(ranges.iter().all(|r| r.start > end));
+            prop_assert_eq!(ranges.covered(), set.range(end.get()..).count() as u64);
         }
     }
 }

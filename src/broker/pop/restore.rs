@@ -91,6 +91,7 @@ impl Restored {
             let books = queues.into_iter().map(|(queue, commit)| (queue, Book::starting_at(commit))).collect();
             self.books.insert(names, books);
         }
+        self.books.extend(super::apache::own_books(store, &bytes)?);
         Ok(())
     }
 
@@ -115,6 +116,7 @@ impl Restored {
         match entry {
             Entry::ForgetTopic(topic) => self.books.retain(|(t, _), _| *t != topic),
             Entry::ForgetGroup(group) => self.books.retain(|(_, g), _| *g != group),
+            Entry::ForgetSubscription(topic, group) => drop(self.books.remove(&(topic, group))),
             Entry::Record(Record { topic, group, what }) => {
                 let mut books = std::mem::take(self.books.entry((topic.clone(), group.clone())).or_default());
                 self.apply_record(&mut books, what);
@@ -200,7 +202,8 @@ fn known_or_new(books: &mut Books, queue: QueueId) -> &mut Book {
     books.entry(queue).or_insert_with(|| Book::starting_at(QueueOffset::ZERO))
 }
 
-fn load_state(store: &Store, file: &str) -> Result<Option<Vec<u8>>, OpenError> {
+/// A state file; `None` when there is none.
+pub(super) fn load_state(store: &Store, file: &str) -> Result<Option<Vec<u8>>, OpenError> {
     let failed = |error| {
         let at = PhysicalOffset::ZERO;
         OpenError::Read(ReadError::Io { at, error: Arc::new(error) })

@@ -7,7 +7,10 @@ use std::{ops::Range, sync::Arc, time::Duration};
 
 use parking_lot::MutexGuard;
 
-use crate::types::{Deadline, GroupName, PhysicalOffset, QueueId, QueueOffset, TopicName};
+use crate::{
+    store::ReadError,
+    types::{Deadline, GroupName, PhysicalOffset, QueueId, QueueOffset, TopicName},
+};
 
 use super::{
     Broker, Pages, QueueBook, Receipt, SettleError, Subscription, What,
@@ -310,33 +313,39 @@ impl Broker {
         if book.lite().is_some() {
             self.keep_order(book, pages, false)?;
         }
-        match pages.book.judge(self.claim(book, pages, receipt, now), now) {
+        match pages.book.judge(self.claim(book, pages, receipt, now)?, now) {
             verdict @ (Verdict::Live | Verdict::Done) => Ok(verdict),
             Verdict::Stale => Err(SettleError::Expired),
             Verdict::Unknown => Err(SettleError::Invalid),
         }
     }
 
-    fn claim(&self, book: &QueueBook, pages: &Pages, receipt: &Receipt, now: Deadline) -> Claim {
+    fn claim(&self, book: &QueueBook, pages: &Pages, receipt: &Receipt, now: Deadline) -> Result<Claim, ReadError> {
         let run = &self.inner.pop.run;
         let (claimed, today) = if receipt.run == run.id {
             (ClaimedRun::This { nonce: receipt.nonce }, run.wall_of(now))
         } else {
-            (ClaimedRun::Earlier { end: self.end_of_earlier_runs(book, receipt.offset) }, self.inner.clock.wall())
+            (ClaimedRun::Earlier { end: self.end_of_earlier_runs(book, receipt.offset)? }, self.inner.clock.wall())
         };
         let passed = book.lite().is_some() && self.is_over(book, pages, receipt.offset);
-        Claim { offset: receipt.offset, attempt: receipt.attempt, run: claimed, open: receipt.until > today, passed }
+        Ok(Claim {
+            offset: receipt.offset,
+            attempt: receipt.attempt,
+            run: claimed,
+            open: receipt.until > today,
+            passed,
+        })
     }
 
     /// Behind the offset when an earlier run stored its message. A tail that the log lost is given out again, and a receipt
     /// of what was lost must not settle what came in its place.
-    fn end_of_earlier_runs(&self, book: &QueueBook, offset: QueueOffset) -> QueueOffset {
-        let entry = book.queue.entries(offset, 1).ok().and_then(|entries| entries.first().copied());
+    fn end_of_earlier_runs(&self, book: &QueueBook, offset: QueueOffset) -> Result<QueueOffset, ReadError> {
+        let entry = book.queue.entries(offset, 1)?.first().copied();
         let opened_at = self.inner.store.opened_at();
-        match entry.filter(|entry| entry.offset == offset && entry.physical < opened_at) {
+        Ok(match entry.filter(|entry| entry.offset == offset && entry.physical < opened_at) {
             Some(_) => offset.plus(1),
             None => offset,
-        }
+        })
     }
 
     /// Whether takes pass by this queue because too much of it is in flight.

@@ -11,7 +11,8 @@
 //! | 4 forget topic | topic |
 //! | 5 forget group | group |
 //! | 6 reset | topic, group, count, for each: queue, offset, run and nonce of the last receipt that is void |
-//! | 7 lanes | topic, group, count, for each: queue, id of a lite topic, offset from which on it is not done |
+//! | 7 forget subscription | topic, group |
+//! | 8 lanes | topic, group, count, for each: queue, id of a lite topic, offset from which on it is not done |
 //!
 //! Replaying a record twice, or replaying it onto a book that already knows it and later ones, and then the later ones
 //! again, gives the same book: done is final, the last retry of an offset wins, a start counts only for a book that is
@@ -90,6 +91,8 @@ pub enum Entry {
     Record(Record),
     ForgetTopic(TopicName),
     ForgetGroup(GroupName),
+    /// Of this group on this topic alone.
+    ForgetSubscription(TopicName, GroupName),
 }
 
 impl Entry {
@@ -107,6 +110,11 @@ impl Entry {
                 w.byte(5);
                 w.text(group.as_str());
             }
+            Self::ForgetSubscription(topic, group) => {
+                w.byte(7);
+                w.text(topic.as_str());
+                w.text(group.as_str());
+            }
         }
         w.0.into()
     }
@@ -120,6 +128,7 @@ impl Entry {
         let entry = match r.byte()? {
             4 => Self::ForgetTopic(r.topic()?),
             5 => Self::ForgetGroup(r.group()?),
+            7 => Self::ForgetSubscription(r.topic()?, r.group()?),
             kind => {
                 let (topic, group) = (r.topic()?, r.group()?);
                 Self::Record(Record { topic, group, what: What::decode(kind, &mut r)? })
@@ -137,7 +146,7 @@ impl Record {
             What::Retry(_) => 2,
             What::Start(_) => 3,
             What::Reset(_) => 6,
-            What::Lanes(_) => 7,
+            What::Lanes(_) => 8,
         });
         w.text(self.topic.as_str());
         w.text(self.group.as_str());
@@ -195,7 +204,7 @@ impl What {
             2 => Self::Retry((0..count).map(|_| Retry::decode(r)).collect::<Result<_>>()?),
             3 => Self::Start((0..count).map(|_| Ok((r.queue()?, r.offset()?))).collect::<Result<_>>()?),
             6 => Self::Reset((0..count).map(|_| Reset::decode(r)).collect::<Result<_>>()?),
-            7 => Self::Lanes((0..count).map(|_| LaneAt::decode(r)).collect::<Result<_>>()?),
+            8 => Self::Lanes((0..count).map(|_| LaneAt::decode(r)).collect::<Result<_>>()?),
             _ => return Err(Malformed { what: "the kind of a settle record" }),
         })
     }
@@ -279,6 +288,7 @@ mod tests {
             (topic(), group(), what()).prop_map(|(topic, group, what)| Entry::Record(Record { topic, group, what })),
             topic().prop_map(Entry::ForgetTopic),
             group().prop_map(Entry::ForgetGroup),
+            (topic(), group()).prop_map(|(topic, group)| Entry::ForgetSubscription(topic, group)),
         ]
     }
 

@@ -20,7 +20,7 @@ use crate::{
 };
 
 use super::{Book, Line, LongPoll, Topic, What};
-use crate::broker::lite::Parent;
+use crate::broker::{lite::Parent, meters::GroupMeter};
 
 /// Whose books they are, and who waits for them.
 pub struct Owner {
@@ -29,6 +29,8 @@ pub struct Owner {
     pub line: Arc<Line>,
     /// Of a LITE topic: its lite topics.
     pub lite: OnceLock<Arc<Parent>>,
+    /// What happens to the topic's messages in the group.
+    pub meter: OnceLock<Arc<GroupMeter>>,
 }
 
 /// A group on a topic.
@@ -130,7 +132,8 @@ pub struct Subscriptions {
 }
 
 /// No book was made: the server has `popBooksMax` of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the server keeps {books} books, one for each queue and group, the most is {max}; raise popBooksMax")]
 pub struct TooManyBooks {
     pub books: usize,
     pub max: usize,
@@ -238,8 +241,9 @@ impl Subscriptions {
     }
 
     fn empty(&self, polls: &LongPoll, topic: &TopicName, group: &GroupName) -> Arc<Subscription> {
-        let owner =
-            Owner { topic: topic.clone(), group: group.clone(), line: polls.line(topic, group), lite: OnceLock::new() };
+        let line = polls.line(topic, group);
+        let (lite, meter) = (OnceLock::new(), OnceLock::new());
+        let owner = Owner { topic: topic.clone(), group: group.clone(), line, lite, meter };
         let books = RwLock::new(Vec::new().into());
         Arc::new(Subscription {
             owner: Arc::new(owner),

@@ -266,20 +266,6 @@ impl Broker {
         let read = move || places.into_iter().map(|(at, size)| store.message(at, size)).collect();
         self.off_the_runtime(read).await.map_err(|error| ReadError::Io { at, error: Arc::new(error) }.into())
     }
-
-    /// Runs what may wait for a disk on a thread that may; at most `COLD_READS_MAX` at once.
-    pub(in crate::broker) async fn off_the_runtime<R: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> R + Send + 'static,
-    ) -> std::io::Result<R> {
-        let permit = Arc::clone(&self.inner.pop.cold_reads).acquire_owned().await.map_err(std::io::Error::other)?;
-        let run = move || {
-            let result = work();
-            drop(permit);
-            result
-        };
-        tokio::task::spawn_blocking(run).await.map_err(std::io::Error::other)
-    }
 }
 
 impl Batch {
@@ -312,6 +298,7 @@ impl Batch {
             until: run.wall_of(self.until),
         };
         let owner = &self.subscription.owner;
+        self.broker.inner.meters.delivered(owner, booked.attempt, booked.size);
         Delivery { message, receipt: Receipt::seal(&owner.topic, &owner.group, terms), attempt: booked.attempt }
     }
 

@@ -19,6 +19,8 @@ use crate::broker::pop::Tried;
 
 /// Halves that are looked after before others of the thread get a turn.
 const ROUND_MAX: usize = 256;
+/// Bytes of bodies after which a round ends: what it read is in memory until it is with the producers.
+const ROUND_BYTES_MAX: usize = 8 << 20;
 /// How long a half waits, at most, when nobody could be asked about it, or when it could not be given up.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// The same when all that could be asked have enough to do.
@@ -51,21 +53,38 @@ pub struct Round {
     pub next: Option<Deadline>,
 }
 
+/// What a round read.
+#[derive(Default)]
+struct Looked {
+    checks: Vec<Check>,
+    /// Not read, since there were [`ROUND_BYTES_MAX`] before.
+    left: Vec<QueueOffset>,
+}
+
 #[derive(Clone, Copy)]
 enum Fate {
     Ask,
     Wait,
     GiveUp,
+    /// Its topic is gone.
+    Drop,
 }
 
 impl Broker {
     /// The half messages whose producers are to be asked now; `askable` is asked once for each half of a topic. What has
-    /// had its last check is given up. The server calls it in a loop, and [`Broker::checks_sent`] with what it could send.
+    /// had its last check is given up. The server calls it in a loop, [`Broker::checks_sent`] with
+    /// what a producer took, and [`Broker::checks_not_sent`] with what none could take.
     pub async fn due_checks(&self, mut askable: impl FnMut(&TopicName) -> Askable) -> Round {
+        if self.is_ending() {
+            return Round { checks: vec![], next: None };
+        }
         let config = &self.inner.config;
         let interval = config.transaction_check_interval;
         let now = self.inner.clock.now();
         let judge = |half: &Half| {
+            if self.topic_of(half.physical, &half.topic).is_none() {
+                return (Fate::Drop, interval.min(AGAIN_AFTER));
+            }
             if half.checks >= config.transaction_checks_max || half.until <= now {
                 return (Fate::GiveUp, interval.min(AGAIN_AFTER));
             }
@@ -77,29 +96,47 @@ impl Broker {
         };
         let pending = &self.inner.transactions.pending;
         let due = pending.due(now, ROUND_MAX, judge);
-        let is_all = due.len() < ROUND_MAX;
-        let (mut ask, mut give_up) = (Vec::new(), Vec::new());
-        for (offset, fate) in due {
+        let mut is_all = due.len() < ROUND_MAX;
+        let mut looked = Looked::default();
+        if due.iter().any(|(_, fate)| !matches!(fate, Fate::Wait)) {
+            let broker = self.clone();
+            looked = self.behind_the_runtime(move || broker.look_after(&due)).await.unwrap_or_else(|error| {
+                tracing::error!(%error, "reading half messages ended early; they are looked at again");
+                Looked::default()
+            });
+        }
+        is_all &= looked.left.is_empty();
+        pending.put_off(looked.left, now);
+        let promised = pending.promise();
+        Round { checks: looked.checks, next: if is_all { promised } else { Some(now) } }
+    }
+
+    /// Waits for the disk.
+    fn look_after(&self, due: &[(QueueOffset, Fate)]) -> Looked {
+        let (mut give_up, mut dropped, mut looked) = (Vec::new(), Vec::new(), Looked::default());
+        let mut bytes = 0;
+        for &(offset, fate) in due {
             match fate {
-                Fate::Ask => ask.push(offset),
+                Fate::Ask if bytes >= ROUND_BYTES_MAX => looked.left.push(offset),
+                Fate::Ask => {
+                    let check = self.check(offset);
+                    bytes += check.as_ref().map_or(0, |check| check.message.body.len());
+                    looked.checks.extend(check);
+                }
                 Fate::GiveUp => give_up.push(offset),
+                Fate::Drop => dropped.push(offset),
                 Fate::Wait => {}
             }
         }
-        let mut checks = Vec::new();
-        if !(ask.is_empty() && give_up.is_empty()) {
-            let broker = self.clone();
-            let work = move || {
-                broker.give_up(&give_up);
-                ask.into_iter().filter_map(|offset| broker.check(offset)).collect()
-            };
-            checks = self.off_the_runtime(work).await.unwrap_or_else(|error| {
-                tracing::error!(%error, "reading half messages ended early; they are looked at again");
-                Vec::new()
-            });
-        }
-        let promised = pending.promise();
-        Round { checks, next: if is_all { promised } else { Some(now) } }
+        self.give_up(&give_up);
+        self.drop_halves(&dropped);
+        looked
+    }
+
+    /// Nobody could take the questions about these after all: they are due again soon.
+    pub fn checks_not_sent(&self, unsent: &[TransactionId]) {
+        let again = self.inner.clock.now().plus(self.inner.config.transaction_check_interval.min(AGAIN_SOON));
+        self.inner.transactions.pending.put_off(unsent.iter().map(|id| id.offset), again);
     }
 
     /// Notes that producers were asked about these. Not waited for: a crash may ask once more.
@@ -168,8 +205,8 @@ impl Broker {
     fn give_up_one(&self, offset: QueueOffset) -> Result<bool, String> {
         let (target, messages) = match self.read_undecided(offset) {
             Ok(Some(half)) => {
-                let copy = half::undecided(half);
-                (Some(copy.topic.clone()), vec![copy])
+                let copy = half::undecided(&half);
+                (Some((copy.topic.clone(), half.physical)), vec![copy])
             }
             Ok(None) => (None, vec![]),
             Err(error @ (ReadError::Gone(_) | ReadError::Corrupt { .. })) => {
@@ -178,7 +215,8 @@ impl Broker {
             }
             Err(error) => return Err(error.to_string()),
         };
-        let appended = self.append_done(self.half_book(), offset, target.as_ref(), messages, Purpose::Internal);
+        let meant = target.as_ref().map(|(topic, since)| (topic, *since));
+        let appended = self.append_done(self.half_book(), offset, meant, messages, Purpose::Internal);
         let is_done = appended.map_err(|error| error.to_string())?.is_some();
         self.inner.transactions.pending.end(offset, None);
         Ok(is_done)

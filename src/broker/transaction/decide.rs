@@ -36,17 +36,20 @@ impl Broker {
         if !is_bound && !planted(Fault::DecisionIsNotBound) {
             return Err(EndError::Unknown);
         }
-        let meant_for = meant.topic.clone();
         let appended = match decision {
-            Decision::Commit => self.append_commit(id, half::committed(meant)),
+            Decision::Commit => self.append_commit(id, half::committed(&meant), meant.physical),
             Decision::Rollback => self.append_done(self.half_book(), id.offset, None, vec![], Purpose::Internal),
         }?;
         if let Some(ticket) = appended {
             self.inner.transactions.pending.end(id.offset, Some(decision));
+            if let Some(entry) = self.topic_entry(topic.as_str()) {
+                let now = self.inner.clock.wall();
+                self.inner.meters.decided(&entry, decision == Decision::Commit, meant.born_at, now);
+            }
             return Ok(self.confirmed(ticket.end).await?);
         }
         if !self.half_book().open().book.is_done(id.offset) {
-            return Err(EndError::TopicNotFound(meant_for));
+            return Err(EndError::TopicNotFound(meant.topic));
         }
         // What was decided may still be on its way to the disk.
         self.confirmed(self.inner.store.end()).await?;
@@ -57,13 +60,19 @@ impl Broker {
         }
     }
 
-    fn append_commit(&self, id: TransactionId, message: NewMessage) -> Result<Option<Ticket>, AppendError> {
+    /// `None` when it is done already, and when the topic of the half that lies at `since` is gone.
+    fn append_commit(
+        &self,
+        id: TransactionId,
+        message: NewMessage,
+        since: PhysicalOffset,
+    ) -> Result<Option<Ticket>, AppendError> {
         let (book, topic) = (self.half_book(), message.topic.clone());
         if planted(Fault::CommitInTwoSteps) {
-            self.append_to_topic(&topic, &[message], Purpose::User).transpose()?;
+            self.append_to_topic_of(since, &topic, &[message], Purpose::User).transpose()?;
             return self.append_done(book, id.offset, None, vec![], Purpose::Internal);
         }
-        self.append_done(book, id.offset, Some(&topic), vec![message], Purpose::User)
+        self.append_done(book, id.offset, Some((&topic, since)), vec![message], Purpose::User)
     }
 
     /// The half message that an id names, if it is still there.

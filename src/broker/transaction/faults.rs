@@ -10,6 +10,8 @@ pub(in crate::broker) enum Fault {
     DecisionIsNotBound,
     /// The message is committed in a unit of its own, before its half is done.
     CommitInTwoSteps,
+    /// The store takes no record of halves whose topic is gone.
+    DropIsRefused,
 }
 
 #[cfg(not(test))]

@@ -21,6 +21,12 @@ impl TransactionId {
         Self { offset, physical, seal: seal(topic, message_id) }
     }
 
+    /// Some id.
+    #[cfg(test)]
+    pub fn of_test() -> Self {
+        Self { offset: QueueOffset::ZERO, physical: PhysicalOffset::ZERO, seal: 0 }
+    }
+
     /// Reads an id back; `None` for what is none.
     pub(super) fn parse(text: &str) -> Option<Self> {
         if text.len() != LEN || !text.bytes().all(|b| b.is_ascii_hexdigit()) {

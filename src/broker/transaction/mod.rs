@@ -46,6 +46,7 @@ use super::{
     metadata::{HALF_TOPIC, UNDECIDED_TOPIC},
     pop::QueueBook,
 };
+use crate::types::TopicName;
 
 /// Whose progress on the half topic says which halves are decided (Apache's `MixAll.CID_SYS_RMQ_TRANS`).
 pub(super) const GROUP: &str = "CID_RMQ_SYS_TRANS";
@@ -62,6 +63,11 @@ impl Transactions {
         Self { pending: Pending::new(config.transactions_max), book: std::sync::OnceLock::new() }
     }
 
+    /// Half messages that wait, by the topic that they are meant for.
+    pub(super) fn pending_by_topic(&self) -> Vec<(TopicName, u64)> {
+        self.pending.by_topic()
+    }
+
     /// Room for so many more half messages.
     pub(super) fn reserve(&self, count: usize) -> Result<Places<'_>, ProduceError> {
         self.pending.reserve(count).map_err(ProduceError::TooManyTransactions)
@@ -71,6 +77,13 @@ impl Transactions {
 impl Broker {
     fn half_book(&self) -> &Arc<QueueBook> {
         self.inner.transactions.book.get_or_init(|| self.own_book(HALF_TOPIC, GROUP))
+    }
+
+    /// Whether there is any half message that is not done, known or not.
+    pub(super) fn has_undecided(&self) -> bool {
+        let book = self.half_book();
+        let commit = book.open().book.commit();
+        commit < book.queue.max()
     }
 
     /// Half messages that nobody has decided about.

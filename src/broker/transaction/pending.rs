@@ -1,7 +1,7 @@
 //! The halves that wait for their decision. Memory follows them: about 200 bytes each.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
@@ -39,6 +39,7 @@ pub(super) struct Pending {
 struct Table {
     halves: BTreeMap<QueueOffset, Half>,
     by_due: BTreeSet<(Deadline, QueueOffset)>,
+    by_topic: HashMap<TopicName, u64>,
     /// Places that are promised and not yet taken.
     reserved: usize,
     /// When the next round is promised to be; `None`: not before something is due. During a round: the beginning of
@@ -60,6 +61,11 @@ impl Pending {
 
     pub fn len(&self) -> usize {
         self.table.lock().halves.len()
+    }
+
+    /// How many are meant for each topic.
+    pub fn by_topic(&self) -> Vec<(TopicName, u64)> {
+        self.table.lock().by_topic.iter().map(|(topic, count)| (topic.clone(), *count)).collect()
     }
 
     /// Promises so many places, or says how many there are.
@@ -129,6 +135,22 @@ impl Pending {
         due
     }
 
+    /// Gives another time to what a round took and could not do.
+    pub fn put_off(&self, offsets: impl IntoIterator<Item = QueueOffset>, until: Deadline) {
+        let mut table = self.table.lock();
+        let mut any = false;
+        for offset in offsets {
+            if let Some(mut half) = table.halves.get(&offset).cloned() {
+                half.due = until;
+                table.put(offset, half);
+                any = true;
+            }
+        }
+        if any && table.promised.is_none_or(|promised| until < promised) {
+            self.sooner.notify_one();
+        }
+    }
+
     /// Notes that a producer was asked; how often that is, and when one is asked again. `None` when it is decided.
     pub fn asked(&self, offset: QueueOffset) -> Option<(u32, Deadline)> {
         let mut table = self.table.lock();
@@ -179,12 +201,22 @@ impl Table {
     fn put(&mut self, offset: QueueOffset, half: Half) {
         self.take(offset);
         self.by_due.insert((half.due, offset));
+        match self.by_topic.get_mut(&half.topic) {
+            Some(count) => *count += 1,
+            None => drop(self.by_topic.insert(half.topic.clone(), 1)),
+        }
         self.halves.insert(offset, half);
     }
 
     fn take(&mut self, offset: QueueOffset) {
         if let Some(half) = self.halves.remove(&offset) {
             self.by_due.remove(&(half.due, offset));
+            if let Some(count) = self.by_topic.get_mut(&half.topic) {
+                *count -= 1;
+                if *count == 0 {
+                    self.by_topic.remove(&half.topic);
+                }
+            }
         }
     }
 }

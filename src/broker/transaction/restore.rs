@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use crate::{
-    store::{Appended, ReadError},
+    store::{AppendError, Appended, ReadError},
     types::{NewMessage, PhysicalOffset, Properties, QueueOffset, Timestamp, TopicName, properties::key},
 };
 
-use super::{Broker, OpenError, Places, TransactionId, half, pending::Half};
+use super::{Broker, Fault, OpenError, Places, TransactionId, half, pending::Half, planted};
 use crate::broker::pop::Undone;
 
 /// Entries of the half topic that are looked at together.
@@ -21,11 +21,7 @@ impl Broker {
         let mut dropped = Vec::new();
         loop {
             let (undone, next) = self.own_undone(book, from, CHUNK)?;
-            for found in undone {
-                if !self.restore_half(&found)? {
-                    dropped.push(found.offset);
-                }
-            }
+            dropped.extend(undone.iter().filter(|found| !self.restore_half(found)).map(|found| found.offset));
             match next {
                 Some(next) => from = next,
                 None => break,
@@ -35,31 +31,34 @@ impl Broker {
         Ok(())
     }
 
-    /// False when nobody can decide about it any more.
-    fn restore_half(&self, found: &Undone) -> Result<bool, ReadError> {
+    /// False when nobody can decide about it any more. What the device does not give back now is kept: its producer can still
+    /// decide, and is asked about it after the next start.
+    fn restore_half(&self, found: &Undone) -> bool {
         let offset = found.offset;
         let message = match self.inner.store.message(found.physical, found.size) {
             Ok(message) => message,
             Err(error @ (ReadError::Gone(_) | ReadError::Corrupt { .. })) => {
                 tracing::error!(%offset, %error, "a half message cannot be read; it is dropped");
-                return Ok(false);
+                return false;
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                tracing::error!(%offset, %error, "a half message cannot be read now; nobody is asked about it in this run");
+                return true;
+            }
         };
         let Some(meant) = half::meant(message) else {
             tracing::error!(%offset, "a half message does not say where it is meant to go; it is dropped");
-            return Ok(false);
+            return false;
         };
-        let its_own = |entry: &std::sync::Arc<super::super::metadata::TopicEntry>| found.physical >= entry.began_at();
-        if !self.topic_entry(meant.topic.as_str()).is_some_and(|entry| its_own(&entry)) {
+        if self.topic_of(found.physical, &meant.topic).is_none() {
             tracing::info!(topic = %meant.topic, %offset, "dropped a half message: its topic was deleted");
-            return Ok(false);
+            return false;
         }
         let mut half = self.half_of(meant.topic, found.physical, &meant.properties, Some(meant.stored_at));
         half.checks = found.tried;
         half.due = found.due.unwrap_or(half.due);
         self.inner.transactions.pending.restore(offset, half);
-        Ok(true)
+        true
     }
 
     fn half_of(
@@ -98,10 +97,14 @@ impl Broker {
         self.drop_halves(&halves);
     }
 
-    /// What cannot be recorded is dropped at the next start.
-    fn drop_halves(&self, halves: &[QueueOffset]) {
-        if let Err(error) = self.append_dropped(self.half_book(), halves) {
-            tracing::warn!(count = halves.len(), %error, "could not record that half messages are dropped");
+    /// What cannot be recorded is dropped when it is due, or at the next start; nobody can commit it meanwhile.
+    pub(super) fn drop_halves(&self, halves: &[QueueOffset]) {
+        let dropped = match planted(Fault::DropIsRefused) {
+            true => Err(AppendError::Busy { pending: 0, max: 0 }),
+            false => self.append_dropped(self.half_book(), halves),
+        };
+        if let Err(error) = dropped {
+            tracing::warn!(count = halves.len(), %error, "could not record that half messages are dropped, trying again");
             return;
         }
         halves.iter().for_each(|offset| self.inner.transactions.pending.end(*offset, None));

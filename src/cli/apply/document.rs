@@ -71,7 +71,7 @@ pub struct Group {
 }
 
 #[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a document with topics, groups and owns")]
 struct Written {
     topics: Option<Vec<WrittenTopic>>,
     groups: Option<Vec<WrittenGroup>>,
@@ -79,7 +79,7 @@ struct Written {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a topic, like {name: orders, queues: 16}")]
 struct WrittenTopic {
     name: String,
     r#type: Option<String>,
@@ -89,7 +89,7 @@ struct WrittenTopic {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[serde(deny_unknown_fields, rename_all = "camelCase", expecting = "a group, like {name: billing, maxAttempts: 16}")]
 struct WrittenGroup {
     name: String,
     fifo: Option<bool>,
@@ -99,7 +99,7 @@ struct WrittenGroup {
 }
 
 #[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "what may be pruned, like {topics: [\"orders-*\"]}")]
 struct WrittenOwned {
     topics: Option<Vec<String>>,
     groups: Option<Vec<String>>,

@@ -173,7 +173,7 @@ impl Args {
     async fn connect(&self) -> anyhow::Result<AdminServiceClient<Channel>> {
         let end = Instant::now() + self.wait;
         loop {
-            match self.admin.connect().await {
+            match self.admin.connect_to_change().await {
                 Err(_) if Instant::now() < end => sleep(LOOK_AGAIN).await,
                 other => return other,
             }

@@ -65,14 +65,16 @@ pub struct Args {
     json: bool,
 }
 
-/// One measurement: its name, and to which one it is held up.
+/// One measurement's name, what it is, and the name of the one that it is held up to.
+type Measured = (&'static str, What, &'static str);
+
 #[derive(Clone, Copy)]
 enum What {
     Send(Kind),
     Receive { fifo: bool, wanted: Wanted },
 }
 
-const MEASURED: [(&str, What, &str); 8] = [
+const MEASURED: [Measured; 8] = [
     ("send normal", What::Send(Kind::Normal), "send normal"),
     ("send fifo", What::Send(Kind::Fifo), "send normal"),
     ("send delayed", What::Send(Kind::Delay), "send normal"),
@@ -142,10 +144,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 fn rows(phases: &[Vec<(f64, Phase)>]) -> Vec<Row> {
     let rate = |phases: &[(f64, Phase)]| median(phases.iter().map(|(rate, _)| *rate).collect());
     let rate_of = |name: &str| MEASURED.iter().position(|m| m.0 == name).map_or(f64::NAN, |at| rate(&phases[at]));
-    let row = |((name, _, beside), phases): (&(&'static str, What, &str), &Vec<(f64, Phase)>)| Row {
-        name,
+    let row = |(measured, phases): (&Measured, &Vec<(f64, Phase)>)| Row {
+        name: measured.0,
         messages_per_second: rate(phases),
-        ratio: rate(phases) / rate_of(beside),
+        ratio: rate(phases) / rate_of(measured.2),
         server_cpu_us_per_message: median(phases.iter().map(|(_, phase)| phase.server_cpu_us_per_message).collect()),
         latency_p99_us: median(phases.iter().map(|(_, phase)| phase.report.latency_us.p99 as f64).collect()),
     };

@@ -6,6 +6,7 @@ use crate::{
     cli::{
         output,
         remote::{AdminArgs, refused},
+        times,
     },
     proto::admin::{self as pb, reset_group_offsets_request::To},
 };
@@ -18,7 +19,9 @@ Examples:
   ferromq group reset billing --topic orders --queue 3 --to 1200
   ferromq group reset billing --topic orders --to 2026-01-31T08:00:00+01:00")]
 pub struct Args {
+    /// Consumer group.
     group: String,
+    /// Topic whose queues it is about.
     #[arg(long)]
     topic: String,
     /// Only this queue.
@@ -43,8 +46,9 @@ fn parse_position(text: &str) -> Result<To, String> {
     if text.bytes().all(|b| b.is_ascii_digit()) {
         return text.parse().map(To::Offset).map_err(|_| "no queue has so large an offset".to_owned());
     }
-    let time: Option<prost_types::Timestamp> = text.parse().ok();
-    time.map(To::Time).ok_or_else(|| "it is not begin, end, an offset or a time like 2026-01-31T08:00:00Z".to_owned())
+    times::parse_instant(text)
+        .map(To::Time)
+        .ok_or_else(|| "it is not begin, end, an offset or a time like 2026-01-31T08:00:00Z".to_owned())
 }
 
 impl Args {
@@ -57,17 +61,28 @@ impl Args {
             to: Some(to),
             dry_run,
         };
-        let queues = admin.connect().await?.reset_group_offsets(request).await.map_err(refused)?.into_inner().queues;
+        let queues =
+            admin.connect_to_change().await?.reset_group_offsets(request).await.map_err(refused)?.into_inner().queues;
         if admin.json {
             let queues: Value = queues.iter().map(as_json).collect();
             output::json(&json!({ "group": group, "topic": topic, "dryRun": dry_run, "queues": queues }))?;
             return Ok(());
         }
         output::table(&["QUEUE", "FROM", "TO", "IN FLIGHT", "WAITING RETRY"], queues.iter().map(row).collect())?;
+        output::line(&total(&queues))?;
         let done = if dry_run { "nothing was changed; leave out --dry-run to do it" } else { "done" };
         output::line(done)?;
         Ok(())
     }
+}
+
+/// What it means for the messages of all queues.
+fn total(queues: &[pb::QueueReset]) -> String {
+    let sum = |of: fn(&pb::QueueReset) -> u64| queues.iter().map(of).fold(0, u64::saturating_add);
+    let passed = sum(|queue| queue.to_offset.saturating_sub(queue.from_offset));
+    let again = sum(|queue| queue.from_offset.saturating_sub(queue.to_offset));
+    let forgotten = sum(|queue| queue.in_flight.saturating_add(queue.waiting_retry));
+    format!("in all {again} offsets come again, {passed} are passed over; {forgotten} deliveries are forgotten")
 }
 
 fn row(queue: &pb::QueueReset) -> Vec<String> {
@@ -88,6 +103,14 @@ fn as_json(queue: &pb::QueueReset) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_total_is_of_all_queues_and_both_directions() {
+        let queue =
+            |from_offset, to_offset| pb::QueueReset { from_offset, to_offset, in_flight: 1, ..Default::default() };
+        let told = total(&[queue(10, 4), queue(0, 7), queue(5, 0)]);
+        assert_eq!(told, "in all 11 offsets come again, 7 are passed over; 3 deliveries are forgotten");
+    }
 
     #[test]
     fn positions_are_words_offsets_or_times() {

@@ -2,6 +2,7 @@
 //! the tests are all driven by this table.
 
 mod broker;
+mod ops;
 mod proxy;
 mod server;
 mod store;
@@ -106,11 +107,12 @@ pub struct Section {
 }
 
 /// The whole table.
-pub static SECTIONS: [Section; 4] = [
+pub static SECTIONS: [Section; 5] = [
     Section { title: "Server", keys: server::KEYS },
     Section { title: "Storage", keys: store::KEYS },
     Section { title: "Messaging", keys: broker::KEYS },
     Section { title: "gRPC front", keys: proxy::KEYS },
+    Section { title: "Metrics and probes", keys: ops::KEYS },
 ];
 
 /// Every key in order.

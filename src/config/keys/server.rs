@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::{Key, Rule, Unit};
+use crate::observe::telemetry::Format;
 
 pub static KEYS: &[Key] = &[
     Key {
@@ -59,8 +60,18 @@ pub static KEYS: &[Key] = &[
     Key {
         name: "logFormat",
         aliases: &[],
-        default: "text",
-        doc: "Shape of log lines on standard error: text for people, json for machines.",
-        rule: Rule::Choice { of: &["text", "json"], set: |c, v| c.server.log_json = v == "json" },
+        default: "auto",
+        doc: "Shape of log lines on standard error: text for people, json for machines; auto is text on a terminal and \
+              json elsewhere.",
+        rule: Rule::Choice {
+            of: &["auto", "text", "json"],
+            set: |c, v| {
+                c.server.log_format = match v {
+                    "text" => Format::Text,
+                    "json" => Format::Json,
+                    _ => Format::Auto,
+                };
+            },
+        },
     },
 ];

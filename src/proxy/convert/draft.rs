@@ -159,8 +159,11 @@ fn check_system(system: &v2::SystemProperties, rules: &Rules<'_>) -> Result<(), 
     }
     if let Some(due) = system.delivery_timestamp.as_ref().map(timestamp) {
         let max = rules.limits.delay_max;
-        if due.since(rules.now) > max {
-            let text = format!("the delivery time is more than maxDelayTimeMills ({} ms) ahead", max.as_millis());
+        let ahead = due.since(rules.now);
+        if ahead > max {
+            let (ahead, max) = (ahead.as_millis(), max.as_millis());
+            let cure = "raise timerMaxDelaySec and maxDelayTimeMills";
+            let text = format!("the delivery time is {ahead} ms ahead, the most is {max} ms; {cure}");
             return Err(Refusal::new(Code::IllegalDeliveryTime, text));
         }
     }

@@ -35,6 +35,20 @@ pub enum Language {
 }
 
 impl Language {
+    /// As metrics tell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Java => "java",
+            Self::Go => "go",
+            Self::Python => "python",
+            Self::NodeJs => "node_js",
+            Self::Cpp => "cpp",
+            Self::DotNet => "dotnet",
+            Self::Rust => "rust",
+            Self::Other => "other",
+        }
+    }
+
     fn of(text: &[u8]) -> Self {
         match text {
             b"JAVA" => Self::Java,

@@ -17,10 +17,13 @@ use tokio::time::Sleep;
 use tonic::codegen::StdError;
 use tower::Service;
 
-use crate::proto::v2::Code;
+use crate::{proto::v2::Code, types::Deadline};
 
 use super::{Load, Method, ResponseBody, Surroundings, refuse, too_many};
-use crate::proxy::status::Refusal;
+use crate::proxy::{
+    meters::{Refused, Rpc},
+    status::Refusal,
+};
 
 pub struct Limit<S> {
     inner: S,
@@ -53,12 +56,14 @@ where
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let method = Method::of(request.uri().path());
         let permit = Arc::new(Permit::new(self.around.clone(), method));
+        let timed = (method != Method::Foreign)
+            .then(|| (Rpc::of(request.uri().path()), self.around.front.broker.clock().now()));
         if let Some(refusal) = permit.refusal_at_start() {
-            return Limited { inner: None, refusal: Some(refusal), permit };
+            return Limited { inner: None, refusal: Some(refusal), permit, timed };
         }
         let body_permit = permit.clone();
         let request = request.map(|body| Metered { inner: body, permit: body_permit, upload: None });
-        Limited { inner: Some(self.inner.call(request)), refusal: None, permit }
+        Limited { inner: Some(self.inner.call(request)), refusal: None, permit, timed }
     }
 }
 
@@ -304,11 +309,32 @@ where
     }
 }
 
+/// How a handler said no, if it did.
+fn said_no<B>(response: &http::Response<B>) -> Option<Refused> {
+    if let Some(status) = response.headers().get("grpc-status") {
+        let code = tonic::Code::from_bytes(status.as_bytes());
+        return (code != tonic::Code::Ok).then_some(Refused::Grpc(code as i32));
+    }
+    response.extensions().get().copied()
+}
+
 pub struct Limited<F> {
     /// `None` for a call that was refused at its start.
     inner: Option<F>,
     refusal: Option<Refusal>,
     permit: Arc<Permit>,
+    /// Which RPC of the messaging API it is, and since when.
+    timed: Option<(Rpc, Deadline)>,
+}
+
+impl<F> Limited<F> {
+    /// Counts the answer.
+    fn answered(&self, refused: Option<Refused>) {
+        if let Some((rpc, since)) = self.timed {
+            let front = &self.permit.around.front;
+            front.meters.answered(rpc, refused, front.broker.clock().now().remaining(since));
+        }
+    }
 }
 
 impl<F> Future for Limited<F>
@@ -326,6 +352,11 @@ where
         }
         let refused = this.refusal.take().or_else(|| this.permit.cut_refusal());
         let refusal = refused.or_else(|| response.as_ref().and_then(|r| this.permit.decoding_refusal(r)));
+        this.answered(match (&refusal, &response) {
+            (Some(refusal), _) => Some(Refused::Api(refusal.code)),
+            (None, Some(response)) => said_no(response),
+            (None, None) => return Poll::Pending,
+        });
         let now = || this.permit.around.front.broker.clock().wall();
         let response = match (refusal, response) {
             (Some(refusal), _) => refuse(this.permit.method, refusal, now()),

@@ -16,12 +16,17 @@ use std::sync::Arc;
 use prost::Message;
 use tonic::{Request, Response, Status};
 
-use crate::proto::v2::{self, messaging_service_server::MessagingService, receive_message_response};
+use crate::{
+    broker::{Receipt, Seen, Sighting},
+    proto::v2::{self, Code, messaging_service_server::MessagingService, receive_message_response},
+    types::{GroupName, TopicName},
+};
 
 use super::{
     convert,
     front::Front,
     layers::{Call, Connection},
+    meters::Refused,
     status::Refusal,
 };
 
@@ -31,24 +36,44 @@ pub struct Messaging {
     pub connection: Arc<Connection>,
 }
 
+impl Messaging {
+    /// Remembers what the client does with these deliveries, for operators.
+    fn seen<'a>(
+        &self,
+        call: &Call,
+        (topic, group): (&TopicName, &GroupName),
+        what: Seen,
+        receipts: impl Iterator<Item = &'a Receipt>,
+    ) {
+        let messages: Box<[_]> = receipts.map(|r| (r.queue(), r.offset(), r.attempt())).collect();
+        if !messages.is_empty() {
+            let (at, host) = (self.front.broker.clock().wall(), self.connection.peer);
+            let (client, topic, group) = (call.client.clone(), topic.clone(), group.clone());
+            self.front.broker.seen(Sighting { at, what, client, host, topic, group, messages });
+        }
+    }
+}
+
 type Result<T> = std::result::Result<Response<T>, Status>;
 /// What a handler says.
-type Outcome<T> = std::result::Result<T, Refusal>;
+pub(in crate::proxy) type Outcome<T> = std::result::Result<T, Refusal>;
 
 /// An answer that can say no: every one of the API has a status.
-trait Answer: Default {
+pub(in crate::proxy) trait Answer: Default {
     fn status(&mut self) -> &mut Option<v2::Status>;
 }
 
 macro_rules! answers {
     ($($name:ident)*) => {$(
-        impl Answer for v2::$name {
+        impl $crate::proxy::rpc::Answer for v2::$name {
             fn status(&mut self) -> &mut Option<v2::Status> {
                 &mut self.status
             }
         }
     )*};
 }
+
+pub(in crate::proxy) use answers;
 
 answers! {
     QueryRouteResponse HeartbeatResponse SendMessageResponse QueryAssignmentResponse AckMessageResponse
@@ -58,13 +83,23 @@ answers! {
 }
 
 /// Errors travel in the answer's status.
-fn reply<T: Answer>(outcome: Outcome<T>) -> Result<T> {
+pub(in crate::proxy) fn reply<T: Answer>(outcome: Outcome<T>) -> Result<T> {
     let refused = |refusal: Refusal| {
         let mut answer = T::default();
         *answer.status() = Some(refusal.into());
         answer
     };
-    Ok(Response::new(outcome.unwrap_or_else(refused)))
+    let mut answer = outcome.unwrap_or_else(refused);
+    let code = answer.status().as_ref().map_or(Code::Ok, v2::Status::code);
+    Ok(told(Response::new(answer), code))
+}
+
+/// Notes beside an answer what its status says, where that is not OK: those who count do not read answers.
+fn told<T>(mut response: Response<T>, code: Code) -> Response<T> {
+    if code != Code::Ok {
+        response.extensions_mut().insert(Refused::Api(code));
+    }
+    response
 }
 
 /// The request and who makes it.
@@ -109,7 +144,7 @@ impl MessagingService for Messaging {
     }
     async fn telemetry(&self, r: Request<tonic::Streaming<v2::TelemetryCommand>>) -> Result<telemetry::Commands> {
         let (call, inbound) = caller(r)?;
-        Ok(Response::new(telemetry::commands(self.front.clone(), call, inbound)))
+        Ok(Response::new(telemetry::commands(self.front.clone(), call, self.connection.peer.ip(), inbound)))
     }
     async fn send_message(&self, r: Request<v2::SendMessageRequest>) -> Result<v2::SendMessageResponse> {
         let (call, request) = open(r)?;
@@ -117,7 +152,9 @@ impl MessagingService for Messaging {
     }
     async fn receive_message(&self, r: Request<v2::ReceiveMessageRequest>) -> Result<receive::Answer> {
         let (call, request) = open(r)?;
-        Ok(Response::new(self.receive(&call, request).await))
+        let answer = self.receive(&call, request).await;
+        let code = answer.code();
+        Ok(told(Response::new(answer), code))
     }
     async fn ack_message(&self, r: Request<v2::AckMessageRequest>) -> Result<v2::AckMessageResponse> {
         let (call, request) = open(r)?;
@@ -128,7 +165,7 @@ impl MessagingService for Messaging {
         r: Request<v2::ChangeInvisibleDurationRequest>,
     ) -> Result<v2::ChangeInvisibleDurationResponse> {
         let (call, request) = open(r)?;
-        Ok(Response::new(self.change_invisible(&call, request).await))
+        reply(Ok(self.change_invisible(&call, request).await))
     }
     async fn forward_message_to_dead_letter_queue(
         &self,
@@ -139,7 +176,9 @@ impl MessagingService for Messaging {
     }
     async fn pull_message(&self, r: Request<v2::PullMessageRequest>) -> Result<pull::Answer> {
         let (call, request) = open(r)?;
-        Ok(Response::new(self.pull(&call, request).await))
+        let answer = self.pull(&call, request).await;
+        let code = answer.code();
+        Ok(told(Response::new(answer), code))
     }
     async fn update_offset(&self, r: Request<v2::UpdateOffsetRequest>) -> Result<v2::UpdateOffsetResponse> {
         let (_, request) = open(r)?;

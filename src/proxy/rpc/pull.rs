@@ -78,6 +78,11 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// What its status says.
+    pub fn code(&self) -> Code {
+        self.status.as_ref().map_or(Code::Ok, v2::Status::code)
+    }
+
     fn next(&mut self) -> Option<Content> {
         if let Some(status) = self.status.take() {
             return Some(Content::Status(status));

@@ -1,6 +1,7 @@
 //! ReceiveMessage: a poll, and its answer message by message.
 
 use std::{
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -12,7 +13,7 @@ use tokio_stream::Stream;
 use tonic::Status;
 
 use crate::{
-    broker::{AttemptId, Delivery, Role, Take},
+    broker::{AttemptId, Delivery, Role, Seen, Sighting, Take},
     proto::v2::{self, Code, receive_message_response::Content},
     types::{Deadline, TopicName},
 };
@@ -59,12 +60,16 @@ impl Messaging {
         if deliveries.is_empty() {
             return Err(Refusal::new(Code::MessageNotFound, "no new message"));
         }
+        self.front.rates.went_out(deliveries.len());
         call.permit.charge_answer(deliveries.iter().map(|d| d.message.body.len()).sum());
+        let seen = Seen::Delivered { until: self.front.broker.clock().wall().plus(invisible) };
+        self.seen(call, (&topic, &group), seen, deliveries.iter().map(|d| &d.receipt));
         let holder = Holder { client: call.client.clone(), group };
         if renewed {
             self.keep(&holder, &topic, &deliveries, invisible);
         }
-        let unread = Unread { front: self.front.clone(), holder, topic, renewed, messages: deliveries.into_iter() };
+        let (front, host) = (self.front.clone(), self.connection.peer);
+        let unread = Unread { front, holder, host, topic, renewed, messages: deliveries.into_iter() };
         Ok(Answer::of(unread, DigestKind::for_client(call.language)))
     }
 
@@ -124,6 +129,11 @@ impl Answer {
         Self { status: Some(status::ok()), messages: Some((unread, digest)), end }
     }
 
+    /// What its status says.
+    pub fn code(&self) -> Code {
+        self.status.as_ref().map_or(Code::Ok, v2::Status::code)
+    }
+
     fn next(&mut self) -> Option<Content> {
         if let Some(status) = self.status.take() {
             return Some(Content::Status(status));
@@ -152,6 +162,7 @@ impl Stream for Answer {
 struct Unread {
     front: Arc<Front>,
     holder: Holder,
+    host: SocketAddr,
     topic: TopicName,
     renewed: bool,
     messages: vec::IntoIter<Delivery>,
@@ -159,6 +170,14 @@ struct Unread {
 
 impl Drop for Unread {
     fn drop(&mut self) {
+        let place = |d: &Delivery| (d.receipt.queue(), d.receipt.offset(), d.receipt.attempt());
+        let messages: Box<[_]> = self.messages.as_slice().iter().map(place).collect();
+        if !messages.is_empty() {
+            let broker = &self.front.broker;
+            let (client, group) = (self.holder.client.clone(), self.holder.group.clone());
+            let (at, topic, host) = (broker.clock().wall(), self.topic.clone(), self.host);
+            broker.seen(Sighting { at, what: Seen::Unread, client, host, topic, group, messages });
+        }
         for Delivery { receipt, .. } in self.messages.by_ref() {
             if self.renewed {
                 self.front.renewals.stop(&self.holder, &receipt);

@@ -22,6 +22,7 @@ impl Messaging {
         let (ids, drafts): (Vec<_>, Vec<_>) = named.into_iter().map(|n| (n.message_id, n.draft)).unzip();
         let is_transaction = drafts.iter().any(|draft| draft.message_type == MessageType::Transaction);
         let produced = broker.produce(&topic, drafts).await?;
+        self.front.rates.came_in(produced.len());
         if is_transaction {
             // Whom to ask when nothing is decided: not every client names its topics beforehand.
             self.front.sessions.published(&call.client, &topic);

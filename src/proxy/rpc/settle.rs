@@ -1,7 +1,7 @@
 //! AckMessage, ChangeInvisibleDuration, ForwardMessageToDeadLetterQueue: what becomes of a delivery.
 
 use crate::{
-    broker::{Receipt, SettleError},
+    broker::{Receipt, Seen, SettleError},
     proto::v2::{self, Code},
     types::{GroupName, TopicName},
 };
@@ -44,6 +44,10 @@ impl Messaging {
             [] => Ok(Vec::new()),
             receipts => self.front.broker.ack(topic, &group, receipts).await,
         };
+        if let Ok(each) = &results {
+            let acked = receipts.iter().zip(each).filter(|(_, result)| result.is_ok()).map(|(receipt, _)| receipt);
+            self.seen(call, (topic, &group), Seen::Acked, acked);
+        }
         let holder = Holder { client: call.client.clone(), group };
         let mut results = match results {
             Ok(each) => each.into_iter(),
@@ -95,6 +99,10 @@ impl Messaging {
             true => broker.suspend(&topic, &holder.group, &receipt, invisible).await,
             false => broker.change_invisible(&topic, &holder.group, &receipt, invisible).await,
         };
+        if result.is_ok() {
+            let until = self.front.broker.clock().wall().plus(invisible);
+            self.seen(call, (&topic, &holder.group), Seen::Changed { until }, std::iter::once(&receipt));
+        }
         self.settled(&holder, &receipt, result)
     }
 
@@ -112,6 +120,9 @@ impl Messaging {
             handle => handle.parse()?,
         };
         let result = self.front.broker.forward_to_dead_letter(&topic, &holder.group, &receipt).await;
+        if result.is_ok() {
+            self.seen(call, (&topic, &holder.group), Seen::GaveUp, std::iter::once(&receipt));
+        }
         self.settled(&holder, &receipt, result)?;
         Ok(v2::ForwardMessageToDeadLetterQueueResponse { status: Some(status::ok()) })
     }

@@ -1,6 +1,6 @@
 //! Telemetry: settings told, merged and answered at once; commands pushed.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::stream;
 use prost::Message;
@@ -18,6 +18,7 @@ use super::{
     convert::{self, settings},
 };
 use crate::proxy::{
+    about::About,
     asks::Answer,
     layers::Language,
     sessions::{self, Told},
@@ -32,10 +33,10 @@ const REPEAT_AFTER: Duration = Duration::from_secs(1);
 pub type Commands = Pin<Box<dyn Stream<Item = Result<TelemetryCommand, Status>> + Send>>;
 
 /// Serves one stream: without a task, driven by whoever reads it.
-pub fn commands(front: Arc<Front>, call: Call, inbound: Streaming<TelemetryCommand>) -> Commands {
+pub fn commands(front: Arc<Front>, call: Call, peer: IpAddr, inbound: Streaming<TelemetryCommand>) -> Commands {
     match front.sessions.open(&call.client, call.language) {
         Ok(stream) => {
-            let served = Served { front, call, inbound, stream, repeat: None, refused: None, ended: false };
+            let served = Served { front, call, peer, inbound, stream, repeat: None, refused: None, ended: false };
             Box::pin(stream::unfold(served, |mut served| async move { served.next().await.map(|item| (item, served)) }))
         }
         Err(refusal) => {
@@ -48,6 +49,7 @@ pub fn commands(front: Arc<Front>, call: Call, inbound: Streaming<TelemetryComma
 struct Served {
     front: Arc<Front>,
     call: Call,
+    peer: IpAddr,
     inbound: Streaming<TelemetryCommand>,
     stream: sessions::Stream,
     repeat: Option<(Pin<Box<Sleep>>, v2::Settings)>,
@@ -73,12 +75,20 @@ impl Served {
                     // Half-closed, or broken: settings stay, the client comes back.
                     Ok(None) | Err(_) => return None,
                 },
-                Some(command) = self.stream.commands.recv() => return Some(Ok(command)),
+                Some(queued) = self.stream.commands.recv() => return Some(Ok(self.taken(queued))),
                 settings = due(&mut self.repeat) => return Some(Ok(told(settings))),
                 () = self.front.draining.cancelled() => return None,
             }
         }
         None
+    }
+
+    /// A question counts once it is on its way, not while it waits for a client that reads nothing.
+    fn taken(&self, queued: sessions::Queued) -> TelemetryCommand {
+        if let Some(transaction) = queued.about {
+            self.front.broker.checks_sent(&[transaction]);
+        }
+        queued.command
     }
 
     /// An answer to a question, or what a later client may say.
@@ -92,7 +102,7 @@ impl Served {
     }
 
     async fn answer(&mut self, settings: v2::Settings) -> Result<TelemetryCommand, Status> {
-        match learn(&self.front, &self.call, settings).await {
+        match learn(&self.front, &self.call, self.peer, settings).await {
             Ok((settings, first)) => {
                 if first && self.call.language == Language::NodeJs {
                     self.repeat = Some((Box::pin(sleep(REPEAT_AFTER)), settings.clone()));
@@ -126,7 +136,7 @@ fn told(settings: v2::Settings) -> TelemetryCommand {
 }
 
 /// Takes a client's settings in, and says what it is told back and whether it is the first time.
-async fn learn(front: &Front, call: &Call, settings: v2::Settings) -> Outcome<(v2::Settings, bool)> {
+async fn learn(front: &Front, call: &Call, peer: IpAddr, settings: v2::Settings) -> Outcome<(v2::Settings, bool)> {
     let (size, max) = (settings.encoded_len(), front.config.limits.settings_bytes_max);
     if size > max {
         return Err(Refusal::new(Code::BadRequest, format_args!("the settings have {size} bytes, the most is {max}")));
@@ -148,8 +158,11 @@ async fn learn(front: &Front, call: &Call, settings: v2::Settings) -> Outcome<(v
         lite_name_max: broker.lite_name_max,
     };
     let request_timeout = settings.request_timeout.as_ref().and_then(convert::duration);
+    let about = About::of(&settings, peer, front.broker.clock().wall());
     let merged = settings::merged(settings, &decided);
-    register(front, call, role, request_timeout).map(|first| (merged, first))
+    let first = register(front, call, role, request_timeout)?;
+    front.sessions.introduce(&call.client, about);
+    Ok((merged, first))
 }
 
 fn register(front: &Front, call: &Call, role: Role, request_timeout: Option<Duration>) -> Outcome<bool> {

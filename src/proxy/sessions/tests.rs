@@ -1,4 +1,5 @@
 use super::*;
+use crate::proto::v2;
 
 fn client(id: &str) -> ClientId {
     ClientId::parse(id).unwrap()
@@ -124,6 +125,34 @@ fn publishing(topics: &[&str]) -> Told {
     Told { role: Role::Producer { topics }, request_timeout: None }
 }
 
+fn transaction() -> crate::broker::TransactionId {
+    crate::broker::TransactionId::of_test()
+}
+
+#[test]
+fn the_bytes_of_questions_that_wait_for_one_client_are_bounded() {
+    let (all, a) = (sessions(), client("a"));
+    let t = TopicName::parse("T").unwrap();
+    let mut stream = all.open(&a, Language::Java).unwrap();
+    all.tell(&a, publishing(&["T"])).unwrap();
+    let question = |bytes: usize| {
+        let message = v2::Message { body: vec![0; bytes].into(), ..Default::default() };
+        let orphan = v2::RecoverOrphanedTransactionCommand { message: Some(message), ..Default::default() };
+        let command = v2::telemetry_command::Command::RecoverOrphanedTransactionCommand(orphan);
+        TelemetryCommand { command: Some(command), ..Default::default() }
+    };
+    let ask = |bytes| all.ask(&t, transaction(), |_| question(bytes));
+    assert_eq!((ask(4_000_000), ask(4_000_000), ask(4_000_000)), (true, true, false));
+    assert!(ask(10), "a small one has room");
+    let taken = stream.commands.try_recv().unwrap();
+    assert!(taken.about.is_some() && !ask(4_000_000), "it has its room until it is taken out of memory");
+    drop(taken);
+    assert!(ask(4_000_000));
+    while stream.commands.try_recv().is_ok() {}
+    assert!(ask(20_000_000), "one that is larger than all of it goes alone");
+    assert_eq!(all.room_to_ask(&t), Some(0));
+}
+
 #[test]
 fn producers_are_known_by_topic_until_they_are_gone() {
     let (all, a, b) = (sessions(), client("a"), client("b"));
@@ -135,7 +164,7 @@ fn producers_are_known_by_topic_until_they_are_gone() {
     all.published(&b, &topic("V"));
     all.published(&b, &topic("V"));
     assert_eq!([all.room_to_ask(&topic("T")), all.room_to_ask(&topic("V"))], [Some(COMMANDS_MAX); 2]);
-    let ask = |name| all.ask(&topic(name), |_| TelemetryCommand::default());
+    let ask = |name| all.ask(&topic(name), transaction(), |_| TelemetryCommand::default());
     for _ in 0..COMMANDS_MAX {
         assert!(ask("T"));
     }

@@ -264,3 +264,22 @@ async fn commands_without_an_answer_reach_their_client() {
     let Command::NotifyUnsubscribeLiteCommand(notified) = command(&mut stream).await else { panic!() };
     assert_eq!(notified.lite_topic, "lite-7");
 }
+
+#[tokio::test]
+async fn a_check_that_its_producer_never_reads_does_not_count() {
+    let rig = rig().await;
+    let (mut client, stream) = producer(&rig, "deaf").await;
+    // A stream of the server's side that nobody drives.
+    let id = ClientId::parse("deaf").unwrap();
+    drop(stream);
+    let deaf = rig.proxy.front().sessions.open(&id, crate::proxy::layers::Language::Java).unwrap();
+    send_half(&mut client, "a").await;
+    for _ in 0..20 {
+        later(&rig, 30).await;
+    }
+    assert_eq!(rig.broker.pending_transactions(), 1, "it was given up though nobody was asked");
+    drop(deaf);
+    let (_client, mut stream) = producer(&rig, "b").await;
+    later(&rig, 30).await;
+    asked(&mut stream).await;
+}

@@ -123,6 +123,11 @@ impl SimDisk {
         self.state.lock().next_remove_fails = true;
     }
 
+    /// The device does not give these bytes of a file back: whoever reads one of them gets an error. `None`: all are well.
+    pub fn set_bad(&self, bad: Option<(PathBuf, std::ops::Range<u64>)>) {
+        self.state.lock().bad = bad;
+    }
+
     /// Bytes read since the disk was made.
     pub fn bytes_read(&self) -> u64 {
         self.state.lock().bytes_read
@@ -227,6 +232,12 @@ impl File for SimFile {
     fn read_into(&self, at: u64, buf: &mut [u8]) -> io::Result<()> {
         self.with(|state| {
             state.bytes_read += buf.len() as u64;
+            let is_bad = |(path, bytes): &(PathBuf, std::ops::Range<u64>)| {
+                *path == self.path && at < bytes.end && bytes.start < at + buf.len() as u64
+            };
+            if state.bad.as_ref().is_some_and(is_bad) {
+                return Err(io::Error::other("the device cannot read this"));
+            }
             state.file(self.node).read(at, buf)
         })
     }

@@ -81,6 +81,8 @@ pub(super) struct State {
     pub next_sync_fails: bool,
     pub next_sync_dir_fails: bool,
     pub next_remove_fails: bool,
+    /// Bytes of a file that the device does not give back.
+    pub bad: Option<(PathBuf, std::ops::Range<u64>)>,
     /// Bytes read, and files synced, since the disk was made.
     pub bytes_read: u64,
     pub syncs: u64,
@@ -105,6 +107,7 @@ impl Default for State {
             next_sync_fails: false,
             next_sync_dir_fails: false,
             next_remove_fails: false,
+            bad: None,
             bytes_read: 0,
             syncs: 0,
             elsewhere: Vec::new(),

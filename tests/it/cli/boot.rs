@@ -46,7 +46,16 @@ fn a_taken_port_is_one_line_with_address_and_cure() {
     let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = other.local_addr().expect("bound").port();
     let set = format!("grpcServerPort={port}");
-    let output = run(&["--store", text(&dir.path().join("s")), "--set", &set, "--set", "adminServerPort=0"]);
+    let output = run(&[
+        "--store",
+        text(&dir.path().join("s")),
+        "--set",
+        &set,
+        "--set",
+        "adminServerPort=0",
+        "--set",
+        "metricsPromExporterPort=0",
+    ]);
     assert_eq!(output.status.code(), Some(1));
     let said = stderr(&output);
     assert_eq!(said.lines().count(), 1, "{said}");
@@ -61,7 +70,16 @@ fn a_directory_that_cannot_be_written_is_one_line_with_path_and_cure() {
     let in_the_way = file(dir.path(), "file", "");
     fs::set_permissions(&in_the_way, fs::Permissions::from_mode(0o400)).expect("changed");
     let store = in_the_way.join("store");
-    let output = run(&["--store", text(&store), "--set", "grpcServerPort=0", "--set", "adminServerPort=0"]);
+    let output = run(&[
+        "--store",
+        text(&store),
+        "--set",
+        "grpcServerPort=0",
+        "--set",
+        "adminServerPort=0",
+        "--set",
+        "metricsPromExporterPort=0",
+    ]);
     assert_eq!(output.status.code(), Some(1));
     let said = stderr(&output);
     assert_eq!(said.lines().count(), 1, "{said}");
@@ -73,7 +91,16 @@ fn a_second_server_on_the_same_store_is_refused() {
     let dir = directory();
     let server = Server::start(dir.path());
     let store = dir.path().join("store");
-    let output = run(&["--store", text(&store), "--set", "grpcServerPort=0", "--set", "adminServerPort=0"]);
+    let output = run(&[
+        "--store",
+        text(&store),
+        "--set",
+        "grpcServerPort=0",
+        "--set",
+        "adminServerPort=0",
+        "--set",
+        "metricsPromExporterPort=0",
+    ]);
     assert_eq!(output.status.code(), Some(1));
     let said = stderr(&output);
     assert_eq!(said.lines().count(), 1, "{said}");
@@ -97,6 +124,8 @@ fn a_ports_file_that_cannot_be_written_stops_the_start() {
         "grpcServerPort=0",
         "--set",
         "adminServerPort=0",
+        "--set",
+        "metricsPromExporterPort=0",
         "--ports-file",
         "/nowhere/ports.json",
     ]);
@@ -172,7 +201,18 @@ fn complaint(terminal: bool, no_color: bool) -> Option<String> {
     let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let taken = format!("grpcServerPort={}", other.local_addr().expect("bound").port());
     let store = dir.path().join("s");
-    let args = ["--set", "namesrvAddr=x", "--set", &taken, "--set", "adminServerPort=0", "--store", text(&store)];
+    let args = [
+        "--set",
+        "namesrvAddr=x",
+        "--set",
+        &taken,
+        "--set",
+        "adminServerPort=0",
+        "--set",
+        "metricsPromExporterPort=0",
+        "--store",
+        text(&store),
+    ];
     let mut command = ferromq();
     if terminal {
         command = std::process::Command::new("script");

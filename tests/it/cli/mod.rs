@@ -5,5 +5,6 @@ mod apply;
 mod boot;
 mod config;
 mod ends;
+mod inspect;
 mod messages;
 mod usage;

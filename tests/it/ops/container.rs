@@ -149,7 +149,8 @@ impl Container {
     fn start(image: &Image, root: &Path) -> Self {
         let ports = root.join(image.volume.trim_start_matches('/')).join("ports.json");
         let inside = format!("{}/ports.json", image.volume);
-        let free = ["--set", "grpcServerPort=0", "--set", "adminServerPort=0", "--ports-file", &inside];
+        let ops = "metricsPromExporterPort=0";
+        let free = ["--set", "grpcServerPort=0", "--set", "adminServerPort=0", "--set", ops, "--ports-file", &inside];
         let words: Vec<String> = image.entrypoint.iter().cloned().chain(free.map(str::to_owned)).collect();
         let log = fs::File::create(root.with_extension("log")).expect("a log");
         let child = image

@@ -72,3 +72,23 @@ async fn a_message_of_a_deleted_topic_is_not_carried_into_the_next_of_that_name(
     assert_eq!(world.delivered(), [""; 0]);
     world.broker.store().close();
 }
+
+#[tokio::test]
+async fn neither_a_carried_nor_a_moved_timer_of_a_deleted_topic_comes_in_one_of_that_name() {
+    let world = World::new();
+    let sent = world.send_in(HOUR, "old").await;
+    let timer = world.broker.find_timers(None, "old").unwrap().remove(0);
+    let queue = world.broker.store().queue(&TopicName::system(super::super::TIMER_TOPIC), crate::types::QueueId(0));
+    let entry = queue.entries(sent.offset, 1).unwrap()[0];
+    let was = world.broker.store().message(entry.physical, entry.size).unwrap();
+    world.broker.delete_topic(&orders()).unwrap();
+    world.make(orders(), MessageType::Delay);
+    // As one that had read the record before the topic went.
+    let record = super::super::accept::again(&was, was.properties.clone());
+    assert!(!world.broker.replace_timer(timer.offset, &was, record, timer.due, 0).unwrap());
+    let moved = world.broker.reschedule_timers(None, "old", world.wall().plus(ms(1)));
+    assert!(matches!(moved, Err(crate::broker::RecallError::NotPending { .. })), "{moved:?}");
+    world.pass(2 * HOUR).await;
+    assert_eq!(world.delivered(), [""; 0]);
+    world.broker.store().close();
+}

@@ -203,3 +203,102 @@ async fn a_deletion_of_a_topic_that_fails_drops_no_delayed_message() {
     assert_eq!(world.delivered(), ["kept"]);
     world.broker.store().close();
 }
+
+/// A send holds its topic's gate and tells the index; what ends a timer holds the book and passes a gate. A sweep that held
+/// the index and waited for the book would close the circle.
+#[tokio::test]
+async fn a_sweep_that_waits_for_the_book_holds_up_no_send() {
+    let world = World::new();
+    let timers = &world.broker.inner.timers;
+    let pages = world.broker.timer_book().open();
+    let mut held = 0;
+    std::thread::scope(|threads| {
+        threads.spawn(|| world.broker.sweep_some());
+        while timers.sweep.try_lock().is_some() {
+            std::thread::yield_now();
+        }
+        for _ in 0..1000 {
+            std::thread::yield_now();
+            held += usize::from(timers.index.try_lock_for(Duration::from_secs(1)).is_none());
+            if held > 0 {
+                break;
+            }
+        }
+        drop(pages);
+    });
+    assert_eq!(held, 0, "the sweep holds the index");
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn what_is_due_when_the_server_ends_comes_at_the_next_start() {
+    let world = World::new();
+    world.send_in(HOUR, "a").await;
+    world.machine.clock.advance(HOUR);
+    world.broker.end_polls();
+    assert_eq!(world.broker.fire_timers().await, None, "nothing calls it again");
+    assert_eq!(world.delivered(), [""; 0]);
+    let world = world.restart();
+    world.pass(ms(0)).await;
+    assert_eq!(world.delivered(), ["a"]);
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn a_timer_that_the_device_does_not_give_back_keeps_no_server_down() {
+    let world = World::new();
+    let sent = world.send_in(HOUR, "a").await;
+    world.send_in(HOUR, "b").await;
+    let queue = world.broker.store().queue(&topic(super::super::TIMER_TOPIC), QueueId(0));
+    let at = queue.entries(sent.offset, 1).unwrap()[0].physical.get();
+    world.broker.store().close();
+    let World { machine, broker } = world;
+    drop(broker);
+    // So that every record is asked for its time.
+    machine.clock.step_wall(Timestamp::from_millis(1));
+    let file = std::path::PathBuf::from("/store/commitlog/00000000000000000000");
+    machine.disk.set_bad(Some((file, at + 100..at + 101)));
+    let world = World { broker: machine.start(), machine };
+    world.pass(2 * HOUR).await;
+    world.machine.disk.set_bad(None);
+    world.pass(ms(2000)).await;
+    // A clock so far back leaves the times of the entries: what could not be read waits for its own.
+    assert_eq!(world.delivered(), ["b"]);
+    assert_eq!(world.broker.pending_timers(), 1);
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn what_apaches_timers_delivered_or_rolled_on_does_not_come_again() {
+    use crate::store::disk::Disk as _;
+    let world = World::new();
+    let begin = world.wall();
+    world.send_in(HOUR, "delivered").await;
+    let rolled = world.send_in(100 * HOUR, "rolled").await;
+    world.send_in(100 * HOUR, "waits").await;
+    let timers = topic(super::super::TIMER_TOPIC);
+    let was = messages(&world.broker, &timers, 0).remove(rolled.offset.get() as usize);
+    let mut properties = was.properties.without(&[key::TIMER_ROLL_TIMES]);
+    properties.push(key::TIMER_ROLL_TIMES, "1");
+    let again = was.copy_to(timers, QueueId(0), properties.build());
+    world.broker.store().append(&[again], crate::store::Purpose::User).unwrap();
+    world.send_in(HOUR, "not yet loaded").await;
+    let World { machine, broker } = world;
+    broker.store().close();
+    drop(broker);
+    for file in ["ferromqPop.snapshot", "ferromqPop.snapshot.bak", "consumerOffset.json", "consumerOffset.json.bak"] {
+        let _ = machine.disk.remove_file(&std::path::Path::new("/store/config").join(file));
+    }
+    machine.write("config/consumerOffset.json", br#"{"offsetTable":{}}"#);
+    let mut checkpoint = vec![0; 4096];
+    checkpoint[..8].copy_from_slice(&begin.plus(2 * HOUR).as_millis().to_be_bytes());
+    checkpoint[16..24].copy_from_slice(&4i64.to_be_bytes());
+    machine.write("config/timercheck", &checkpoint);
+    let world = World { broker: machine.start(), machine };
+    assert_eq!(world.broker.pending_timers(), 3);
+    world.pass(2 * HOUR).await;
+    assert_eq!(world.delivered(), ["not yet loaded"]);
+    world.pass(100 * HOUR).await;
+    assert_eq!(world.delivered(), ["not yet loaded", "rolled", "waits"]);
+    world.broker.store().close();
+}

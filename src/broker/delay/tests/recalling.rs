@@ -187,3 +187,33 @@ async fn recalled_timers_do_not_stay_in_memory() {
     assert_eq!(world.delivered().len(), 160);
     world.broker.store().close();
 }
+
+#[tokio::test]
+async fn a_list_looks_at_no_more_than_it_shows_and_no_forged_handle_has_the_log_searched() {
+    let mut machine = Machine::new();
+    machine.store.index = true;
+    let world = World::on(machine);
+    for n in 0..500 {
+        world.send_in(HOUR, &format!("m{n}")).await;
+    }
+    let read = |world: &World| world.machine.disk.bytes_read();
+    let before = read(&world);
+    assert_eq!(world.broker.list_timers(None, 2).unwrap().len(), 2);
+    assert_eq!(world.broker.list_timers(None, 0).unwrap().len(), 0);
+    let of_list = read(&world) - before;
+    let before = read(&world);
+    let forged = super::super::RecallHandle {
+        topic: orders(),
+        due: world.wall().plus(HOUR),
+        message_id: "never".into(),
+        offset: None,
+    };
+    let handle = forged.encode(&world.broker.config().broker_name);
+    assert!(world.broker.recall(&orders(), &handle).await.is_err());
+    // Following the log for the index is the first look's alone.
+    let before = before.max(read(&world));
+    assert!(world.broker.recall(&orders(), &handle).await.is_err());
+    let of_forged = read(&world) - before;
+    assert!(of_list < 4096 && of_forged < 4096, "{of_list} and {of_forged} bytes");
+    world.broker.store().close();
+}

@@ -31,7 +31,10 @@ async fn books_are_bounded_and_a_deletion_makes_room() {
     world.make(TopicName::parse("t").unwrap(), other.clone(), 1);
     world.take(1).await;
     let refused = world.broker.take(Take { group: other.clone(), ..world.poll(1) }).await;
-    assert!(matches!(refused, Err(TakeError::TooManyBooks { books: 4, max: 4 })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(TakeError::TooManyBooks(crate::broker::TooManyBooks { books: 4, max: 4 }))),
+        "{refused:?}"
+    );
     world.take(1).await;
     world.broker.delete_group(&group()).unwrap();
     world.broker.take(Take { group: other, ..world.poll(1) }).await.unwrap();

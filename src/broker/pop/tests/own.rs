@@ -40,8 +40,13 @@ async fn an_own_record_turns_into_its_message_once_and_stays_done_after_a_crash(
     let (first, second) = (QueueOffset::ZERO, QueueOffset::new(1));
     let fire = |broker: &crate::broker::Broker, offset| {
         let book = broker.own_book(TIMER_TOPIC, GROUP);
-        let done =
-            broker.append_done(&book, offset, Some(&target), vec![message(target.clone(), "fired")], Purpose::User);
+        let done = broker.append_done(
+            &book,
+            offset,
+            Some((&target, crate::types::PhysicalOffset::MAX)),
+            vec![message(target.clone(), "fired")],
+            Purpose::User,
+        );
         done.unwrap().map(|ticket| ticket.end)
     };
     let end = fire(&broker, second).unwrap();

@@ -180,3 +180,67 @@ async fn books_of_a_deleted_group_are_left_alone() {
     assert_eq!(world.settled(), before);
     assert!(world.broker.ack(&topic(), &group(), &[taken.receipt]).await.is_err());
 }
+
+/// A message that had its attempts and is on its way to the dead-letter topic.
+async fn doom_one(world: &World) {
+    let once = crate::broker::GroupChange { retry_max_times: Some(0), ..Default::default() };
+    world.broker.update_group(&group(), once).unwrap();
+    world.send(&["a"]).await;
+    world.take_one().await;
+    world.pass(LEASE);
+    world.broker.end_leases().await;
+    assert_eq!(world.progress(), (0, 0, 1));
+}
+
+#[tokio::test]
+async fn a_burial_for_a_deleted_group_makes_no_dead_letter_topic() {
+    let world = World::new(1);
+    doom_one(&world).await;
+    world.broker.delete_group(&group()).unwrap();
+    world.broker.bury().await;
+    assert!(world.broker.topic(TopicName::dead_letter(&group()).as_str()).is_none());
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn clients_that_read_what_is_cold_do_not_keep_dead_letters_waiting() {
+    let world = World::new(1);
+    doom_one(&world).await;
+    // All that clients may have at once waits for the device.
+    let (release, hold) = std::sync::mpsc::channel::<()>();
+    let hold = std::sync::Arc::new(parking_lot::Mutex::new(hold));
+    let mut reads = Vec::new();
+    for _ in 0..crate::broker::pop::COLD_READS_MAX {
+        let (broker, hold) = (world.broker.clone(), hold.clone());
+        let read = async move { broker.off_the_runtime(move || _ = hold.lock().recv()).await };
+        reads.push(tokio::spawn(read));
+    }
+    tokio::task::yield_now().await;
+    let buried = tokio::time::timeout(std::time::Duration::from_secs(20), world.broker.bury()).await;
+    drop(release);
+    for read in reads {
+        read.await.unwrap().unwrap();
+    }
+    assert!(buried.is_ok(), "dead letters wait for clients");
+    assert!(world.broker.topic(TopicName::dead_letter(&group()).as_str()).is_some());
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn the_loops_leave_what_is_due_to_the_next_start_once_the_server_ends() {
+    let world = World::new(1);
+    doom_one(&world).await;
+    world.broker.end_polls();
+    world.broker.bury().await;
+    let dead = TopicName::dead_letter(&group());
+    assert!(world.broker.topic(dead.as_str()).is_none(), "it went on");
+    let world = world.restart();
+    for _ in 0..3 {
+        // After a restart it is taken once more, if that was not on record.
+        world.take(1).await;
+        world.pass(ms(60_000));
+        world.broker.revive().await;
+    }
+    assert!(world.broker.topic(dead.as_str()).is_some());
+    world.broker.store().close();
+}

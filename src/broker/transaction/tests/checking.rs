@@ -180,3 +180,65 @@ async fn a_round_is_bounded_and_the_next_goes_on() {
     assert!(second.next > Some(machine.clock.now()));
     broker.store().close();
 }
+
+#[tokio::test]
+async fn a_round_ends_at_its_bytes_and_the_next_goes_on_at_once() {
+    let mut machine = machine();
+    machine.store.segment_bytes = 16 << 20;
+    let broker = machine.start();
+    let name = create(&broker, "T", MessageType::Transaction);
+    let mib = "x".repeat(1 << 20);
+    for n in 0..20 {
+        let mut draft = half(&format!("m{n}"));
+        draft.body = mib.clone().into();
+        broker.produce(&name, vec![draft]).await.unwrap();
+    }
+    machine.clock.advance(6 * SECOND);
+    let mut seen = std::collections::BTreeSet::new();
+    for expected in [8, 8, 4] {
+        let round = broker.due_checks(|_| Askable::Now).await;
+        assert_eq!(round.checks.len(), expected);
+        assert_eq!(round.next == Some(machine.clock.now()), expected == 8);
+        seen.extend(round.checks.iter().map(|check| check.transaction.to_string()));
+    }
+    assert_eq!(seen.len(), 20, "each is asked about once");
+    broker.store().close();
+}
+
+#[tokio::test]
+async fn a_half_that_the_device_does_not_give_back_keeps_no_server_down() {
+    let machine = machine();
+    let broker = machine.start();
+    let name = create(&broker, "T", MessageType::Transaction);
+    let a = send(&broker, &name, "a").await;
+    let b = send(&broker, &name, "b").await;
+    let at = broker.store().queue(&TopicName::system(HALF_TOPIC), crate::types::QueueId(0));
+    let at = at.entries(QueueOffset::ZERO, 1).unwrap()[0];
+    broker.store().close();
+    drop(broker);
+    let file = std::path::PathBuf::from("/store/commitlog/00000000000000000000");
+    let bytes = at.physical.get() + 100..at.physical.get() + 101;
+    machine.disk.set_bad(Some((file, bytes)));
+    let broker = machine.start();
+    assert_eq!(broker.pending_transactions(), 1);
+    broker.end_transaction(&name, "b", &b, Decision::Commit).await.unwrap();
+    machine.disk.set_bad(None);
+    broker.end_transaction(&name, "a", &a, Decision::Commit).await.unwrap();
+    assert_eq!(bodies(&broker, &name), ["a", "b"], "what was kept can still be decided");
+    broker.store().close();
+}
+
+#[tokio::test]
+async fn what_nobody_could_take_after_all_is_due_again_within_a_second() {
+    let machine = machine();
+    let broker = machine.start();
+    let name = create(&broker, "T", MessageType::Transaction);
+    send(&broker, &name, "a").await;
+    machine.clock.advance(6 * SECOND);
+    let asked = broker.due_checks(|_| Askable::Now).await;
+    broker.checks_not_sent(&[asked.checks[0].transaction]);
+    broker.checks_sooner().await;
+    machine.clock.advance(SECOND);
+    assert_eq!(round(&broker).await, ["a"]);
+    broker.store().close();
+}

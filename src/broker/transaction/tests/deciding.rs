@@ -226,3 +226,59 @@ async fn retention_keeps_what_still_waits_for_its_decision() {
     assert_eq!(broker.half_book().open().book.commit(), QueueOffset::new(2));
     broker.store().close();
 }
+
+#[tokio::test]
+async fn a_half_that_could_not_be_dropped_with_its_topic_reaches_no_topic_of_that_name() {
+    let machine = Machine::new();
+    let broker = machine.start();
+    let name = create(&broker, "T", MessageType::Transaction);
+    let a = send(&broker, &name, "a").await;
+    let refused = super::super::faults::plant(super::super::Fault::DropIsRefused);
+    broker.delete_topic(&name).unwrap();
+    drop(refused);
+    create(&broker, "T", MessageType::Transaction);
+    let ended = broker.end_transaction(&name, "a", &a, Decision::Commit).await;
+    assert!(matches!(ended, Err(EndError::TopicNotFound(_))), "{ended:?}");
+    assert_eq!(bodies(&broker, &name), [""; 0]);
+    machine.clock.advance(std::time::Duration::from_secs(6));
+    let round = broker.due_checks(|_| crate::broker::Askable::Now).await;
+    assert_eq!((round.checks.len(), broker.pending_transactions()), (0, 0), "it is dropped when it is due");
+    broker.store().close();
+}
+
+/// A store as Apache's broker leaves it: what is ours is gone, and what is its own is there.
+fn as_apaches(machine: &Machine, broker: Broker, offsets: &str) {
+    use crate::store::disk::Disk as _;
+    broker.store().close();
+    drop(broker);
+    for file in ["ferromqPop.snapshot", "ferromqPop.snapshot.bak", "consumerOffset.json", "consumerOffset.json.bak"] {
+        let _ = machine.disk.remove_file(&std::path::Path::new("/store/config").join(file));
+    }
+    machine.write("config/consumerOffset.json", offsets.as_bytes());
+}
+
+#[tokio::test]
+async fn halves_that_apaches_broker_decided_are_asked_about_no_more() {
+    let machine = Machine::new();
+    let broker = machine.start();
+    let name = create(&broker, "T", MessageType::Transaction);
+    for body in ["before", "checked", "decided", "open", "decided too"] {
+        send(&broker, &name, body).await;
+    }
+    let half = messages(&broker, &TopicName::system(HALF_TOPIC), 0).remove(0);
+    for decided in ["2,4,", "1"] {
+        let op = crate::types::NewMessage {
+            body: decided.as_bytes().to_vec().into(),
+            ..half.copy_to(TopicName::system("RMQ_SYS_TRANS_OP_HALF_TOPIC"), QueueId(0), Default::default())
+        };
+        broker.store().append(&[op], crate::store::Purpose::User).unwrap();
+    }
+    broker.store().committed(broker.store().end()).await.unwrap();
+    as_apaches(&machine, broker, r#"{"offsetTable":{"RMQ_SYS_TRANS_HALF_TOPIC@CID_RMQ_SYS_TRANS":{0:1}}}"#);
+    let broker = machine.start();
+    assert_eq!(broker.pending_transactions(), 1);
+    machine.clock.advance(std::time::Duration::from_secs(60));
+    let round = broker.due_checks(|_| crate::broker::Askable::Now).await;
+    assert_eq!(round.checks.iter().map(|check| body(&check.message)).collect::<Vec<_>>(), ["open"]);
+    broker.store().close();
+}

@@ -125,7 +125,8 @@ fn arguments(subject: Subject, size: usize, settings: &[String], dir: &Path, por
     };
     let mut args = own(&["server", "--ports-file"]);
     args.extend([text(ports), "--store".to_owned(), text(&dir.join("store"))]);
-    let fixed = [flush, "grpcBindAddress=127.0.0.1", "grpcServerPort=0", "adminServerPort=0"];
+    let fixed =
+        [flush, "grpcBindAddress=127.0.0.1", "grpcServerPort=0", "adminServerPort=0", "metricsPromExporterPort=0"];
     for setting in fixed.iter().map(|s| (*s).to_owned()).chain(settings.iter().cloned()) {
         args.extend(["--set".to_owned(), setting]);
     }

@@ -34,6 +34,7 @@ pub struct Args {
     /// Bytes of a body
     #[arg(long, short = 's', value_name = "BYTES", default_value = "1K", value_parser = args::bytes)]
     size: usize,
+    /// Connections to each server
     #[arg(long, short = 'c', value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
     connections: u32,
     /// Calls under way on each connection

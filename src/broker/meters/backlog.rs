@@ -1,0 +1,122 @@
+//! How far groups are behind, exactly: from the books, when somebody asks.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use crate::{
+    store::ReadError,
+    types::{Deadline, GroupName, QueueOffset, Timestamp, TopicName},
+};
+
+use super::Broker;
+use crate::broker::pop::{QueueBook, Subscription};
+
+/// A group's backlog on a topic.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// `None`: those beyond the bound of series, together.
+    pub of: Option<(TopicName, GroupName)>,
+    /// Messages that are not done: the sum of the other three.
+    pub lag: u64,
+    /// Never delivered.
+    pub ready: u64,
+    pub in_flight: u64,
+    /// Wait for their next attempt, or for the dead-letter topic.
+    pub waiting: u64,
+    /// How long ago the oldest message was stored that is not done, and the oldest that was never delivered. Zero when
+    /// there is none; `None` when there was no time to find out.
+    pub lag_age: Option<Duration>,
+    pub ready_age: Option<Duration>,
+}
+
+/// Every group's.
+#[derive(Clone, Debug, Default)]
+pub struct Backlogs {
+    pub all: Vec<Backlog>,
+    /// Ages that there was no time to find out.
+    pub ages_missing: u64,
+}
+
+impl Backlog {
+    fn add(&mut self, other: &Self) {
+        self.lag += other.lag;
+        self.ready += other.ready;
+        self.in_flight += other.in_flight;
+        self.waiting += other.waiting;
+        let older = |a: Option<Duration>, b: Option<Duration>| Some(a?.max(b?));
+        self.lag_age = older(self.lag_age, other.lag_age);
+        self.ready_age = older(self.ready_age, other.ready_age);
+    }
+}
+
+impl Broker {
+    /// The backlog of every group on every topic that it consumes. Opens one book at a time, for a few instructions. Ages
+    /// are read from the log, which may wait for the disk; those that are not read by `ages_until` are left out.
+    pub fn backlogs(&self, ages_until: Deadline) -> Backlogs {
+        let mut found = Backlogs::default();
+        let mut together: HashMap<Option<(TopicName, GroupName)>, Backlog> = HashMap::new();
+        for subscription in self.inner.pop.subscriptions() {
+            let owner = &subscription.owner;
+            if owner.group.is_system() {
+                continue;
+            }
+            let is_other = self.inner.meters.groups.is_other(self.inner.meters.group(owner));
+            let of = (!is_other).then(|| (owner.topic.clone(), owner.group.clone()));
+            let backlog = self.backlog_of(&subscription, ages_until);
+            found.ages_missing += u64::from(backlog.lag_age.is_none());
+            let none = Backlog { of: of.clone(), ..Backlog::none() };
+            together.entry(of).or_insert(none).add(&backlog);
+        }
+        found.all = together.into_values().collect();
+        found.all.sort_by(|a, b| a.of.cmp(&b.of));
+        found
+    }
+
+    /// A group's backlog on a topic; `None` when it has never consumed it.
+    pub fn backlog(&self, topic: &TopicName, group: &GroupName, ages_until: Deadline) -> Option<Backlog> {
+        let subscription = self.inner.pop.subscription_of(topic, group)?;
+        Some(Backlog { of: Some((topic.clone(), group.clone())), ..self.backlog_of(&subscription, ages_until) })
+    }
+
+    fn backlog_of(&self, subscription: &Arc<Subscription>, ages_until: Deadline) -> Backlog {
+        let mut sum = Backlog::none();
+        for book in subscription.books().iter() {
+            let (mut backlog, undone, unread) = look(book);
+            let age = |at: Option<QueueOffset>| match at {
+                None => Some(Duration::ZERO),
+                Some(_) if self.inner.clock.now() >= ages_until => None,
+                Some(at) => self.age(book, at).unwrap_or_default(),
+            };
+            backlog.lag_age = age(undone);
+            // Mostly it is the same one.
+            backlog.ready_age = if unread == undone { backlog.lag_age } else { age(unread) };
+            sum.add(&backlog);
+        }
+        sum
+    }
+
+    /// How old the first message at or behind an offset is; `None` when it cannot be told.
+    fn age(&self, book: &QueueBook, at: QueueOffset) -> Result<Option<Duration>, ReadError> {
+        let Some(entry) = book.queue.entries(at, 1)?.first().copied() else { return Ok(Some(Duration::ZERO)) };
+        let stored_at: Option<Timestamp> = self.inner.store.stored_at(entry.physical)?;
+        Ok(stored_at.map(|at| self.inner.clock.wall().since(at)))
+    }
+}
+
+impl Backlog {
+    fn none() -> Self {
+        Self { lag_age: Some(Duration::ZERO), ready_age: Some(Duration::ZERO), ..Self::default() }
+    }
+}
+
+/// A queue's backlog without ages, its first offset that is not done, and its first that was never delivered.
+fn look(book: &QueueBook) -> (Backlog, Option<QueueOffset>, Option<QueueOffset>) {
+    let mut pages = book.open();
+    // Under the lock: what is delivered meanwhile is delivered after this.
+    let (min, max) = (book.queue.min(), book.queue.max());
+    let (in_flight, waiting) = (pages.book.in_flight() as u64, pages.book.waiting() as u64);
+    let lag = pages.book.undone(min, max);
+    let ready = lag.saturating_sub(in_flight + waiting);
+    let undone = (lag > 0).then(|| pages.book.undone_from(min));
+    let unread = (ready > 0).then(|| pages.book.next().max(min));
+    (Backlog { lag, ready, in_flight, waiting, ..Backlog::default() }, undone, unread)
+}

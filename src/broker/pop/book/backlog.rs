@@ -1,0 +1,64 @@
+//! What a group has before it on one queue, counted.
+
+use crate::types::{Deadline, QueueOffset};
+
+use super::{Book, Exception};
+
+/// Messages of one queue that a group has not done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Delivered and not acknowledged: on their way, waiting for a retry that is not due, or for the dead-letter topic.
+    pub in_flight: u64,
+    /// Deliverable now; in order, what waits behind others of its message group too.
+    pub ready: u64,
+    /// The first of those.
+    pub oldest_ready: Option<QueueOffset>,
+}
+
+impl Book {
+    /// The backlog up to the queue's `end`. It looks at each exception once.
+    pub fn backlog(&mut self, end: QueueOffset, now: Deadline) -> Backlog {
+        let fresh = Some(self.next()).filter(|next| *next < end);
+        let is_done = |offset: QueueOffset| self.commit.max(offset);
+        let done: u64 = self.done.iter().map(|range| is_done(range.start).until(range.end.min(end))).sum();
+        let (mut in_flight, mut due) = (0, None::<QueueOffset>);
+        for (offset, exception) in self.exceptions.range(..end) {
+            match exception {
+                Exception::Waiting { due: at, .. } if *at <= now => due = due.or(Some(*offset)),
+                _ => in_flight += 1,
+            }
+        }
+        let undone = self.commit.until(end).saturating_sub(done);
+        let oldest_ready = [due, fresh].into_iter().flatten().min();
+        Backlog { in_flight, ready: undone.saturating_sub(in_flight), oldest_ready }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn at(n: u64) -> QueueOffset {
+        QueueOffset::new(n)
+    }
+
+    #[test]
+    fn a_backlog_is_what_is_neither_done_nor_on_its_way() {
+        let mut book = Book::starting_at(at(2));
+        let (now, later) = (Deadline::from_micros(5), Deadline::from_micros(50));
+        assert_eq!(book.backlog(at(2), now), Backlog::default());
+        assert_eq!(book.backlog(at(10), now), Backlog { in_flight: 0, ready: 8, oldest_ready: Some(at(2)) });
+        for offset in 2..7 {
+            book.deliver(at(offset), 1, later);
+        }
+        book.done(at(3)..at(5));
+        book.retry(at(5), 2, now, 3);
+        book.retry(at(6), 2, later, 3);
+        // 2 is on its way, 5 is due, 6 waits, 7 to 9 were never delivered.
+        assert_eq!(book.backlog(at(10), now), Backlog { in_flight: 2, ready: 4, oldest_ready: Some(at(5)) });
+        let all_due = later.plus(Duration::from_micros(1));
+        assert_eq!(book.backlog(at(10), all_due), Backlog { in_flight: 1, ready: 5, oldest_ready: Some(at(5)) });
+    }
+}

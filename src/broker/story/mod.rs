@@ -1,0 +1,323 @@
+//! A message's life, told from what is left of it: its copies in the log, the records of what was done with them, where
+//! its groups are now, and, of deliveries, the newest that are remembered ([`ring`]).
+//!
+//! Records that were appended as one unit were stored at one time and lie one behind the other, so that what a record of
+//! "done" went with is told by that: a copy in a dead-letter topic, the message that a timer or a half turned into, or
+//! nothing, which is an acknowledgement, a recall or a rollback.
+
+mod copies;
+mod ring;
+mod settles;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+pub use copies::{Copy, Kind};
+pub use ring::{Seen, Sighting};
+
+pub(super) use ring::Sightings;
+
+use self::settles::{Fate, Found, Place, Settled};
+use super::{Broker, LookError, pop::Exception};
+use crate::types::{ClientId, GroupName, QueueId, QueueOffset, Timestamp, TopicName};
+
+/// All that is known of a message.
+#[derive(Debug)]
+pub struct Story {
+    /// Where it is, or was, stored; the oldest first.
+    pub copies: Vec<Copy>,
+    /// What happened, the oldest first.
+    pub events: Vec<Event>,
+    /// Where its groups are with it now.
+    pub standings: Vec<Standing>,
+    /// What cannot be known any more, each a sentence.
+    pub gaps: Vec<String>,
+}
+
+/// One thing that happened.
+#[derive(Clone, Debug)]
+pub struct Event {
+    pub at: Timestamp,
+    pub what: Happened,
+    pub group: Option<GroupName>,
+    pub topic: TopicName,
+    pub queue: QueueId,
+    pub offset: QueueOffset,
+    /// Who did it and from where, as far as that is remembered.
+    pub client: Option<(ClientId, SocketAddr)>,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Happened {
+    Stored,
+    /// Stored to be delivered then.
+    Held {
+        due: Timestamp,
+    },
+    /// Stored as the half of a transaction.
+    Prepared,
+    Delivered {
+        attempt: u32,
+        until: Timestamp,
+    },
+    /// The client did not read what it was given.
+    Unread,
+    Acked,
+    /// A delivery failed, or its consumer wants the message again: it comes as this attempt, from `due` on.
+    Failed {
+        next_attempt: u32,
+        due: Timestamp,
+        delay: Duration,
+    },
+    /// Copied to the dead-letter topic, after this many failed deliveries as far as that is on record.
+    DeadLettered {
+        to: TopicName,
+        failures: u32,
+        attempts_max: u32,
+    },
+    /// Its consumer gave it up, which the dead-lettering above follows.
+    GaveUp,
+    /// A dead letter was sent again.
+    Resent {
+        to: TopicName,
+    },
+    /// Its time came.
+    Fired {
+        late: Duration,
+    },
+    /// It was carried forward in the log, or given another time.
+    Moved {
+        due: Timestamp,
+    },
+    /// It was taken back before its time.
+    Recalled,
+    /// A producer was asked what became of the transaction; how often by then.
+    Checked {
+        times: u32,
+    },
+    Committed,
+    RolledBack,
+    /// No producer decided.
+    Undecided,
+    /// The group went on from elsewhere.
+    Reset {
+        to: QueueOffset,
+    },
+    /// The progress of the group was forgotten.
+    Forgotten,
+}
+
+/// Where a group is with a message.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    pub group: GroupName,
+    pub topic: TopicName,
+    pub queue: QueueId,
+    pub offset: QueueOffset,
+    pub state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Done,
+    InFlight {
+        attempt: u32,
+        until: Timestamp,
+    },
+    Waiting {
+        attempt: u32,
+        due: Timestamp,
+    },
+    /// On its way to the dead-letter topic.
+    Doomed,
+    /// Not delivered yet.
+    Ahead,
+}
+
+impl Happened {
+    /// Which of the things of one millisecond came first.
+    fn turn(&self) -> u32 {
+        match self {
+            Self::Stored | Self::Held { .. } | Self::Prepared => 0,
+            Self::Failed { next_attempt, .. } => next_attempt.saturating_mul(2),
+            Self::Delivered { attempt, .. } => attempt.saturating_mul(2).saturating_add(1),
+            _ => u32::MAX,
+        }
+    }
+}
+
+impl Broker {
+    /// Remembers what a client was seen to do.
+    pub fn seen(&self, sighting: Sighting) {
+        self.inner.sightings.add(sighting);
+    }
+
+    /// The life of the message with this id, of a topic or of any; `None` when nothing is known of it. Waits for the disk.
+    pub fn explain(&self, topic: Option<&TopicName>, id: &str) -> Result<Option<Story>, LookError> {
+        let copies = self.copies(topic, id)?;
+        let Some(first) = copies.first() else { return Ok(None) };
+        let places: Vec<Place> = copies.iter().map(Copy::place).collect();
+        let found = self.settled(&places, first.stored_at)?;
+        let mut events: Vec<Event> = copies.iter().map(stored).collect();
+        let mut failures: BTreeMap<(Option<GroupName>, usize), u32> = BTreeMap::new();
+        for settled in &found.settled {
+            let Some(of) = places.iter().position(|place| *place == settled.place) else { continue };
+            let failures = failures.entry((settled.group.clone(), of)).or_default();
+            if let Fate::Again { attempt, .. } = settled.what {
+                *failures = attempt.saturating_sub(1).max(*failures);
+            }
+            events.push(self.settled_event(settled, &copies, of, *failures));
+        }
+        self.add_sightings(&mut events, &places);
+        events.sort_by_key(|event| (event.at, event.what.turn()));
+        let standings = copies.iter().filter(|copy| copy.kind.is_consumed()).flat_map(|copy| self.standings(copy));
+        let standings = standings.collect();
+        let gaps = self.gaps(first.stored_at, &found);
+        Ok(Some(Story { copies, events, standings, gaps }))
+    }
+
+    fn settled_event(&self, settled: &Settled, copies: &[Copy], of: usize, failures: u32) -> Event {
+        let copy = &copies[of];
+        let with = companion(settled, copies);
+        let what = match &settled.what {
+            Fate::Done => self.done_means(copy, with, settled, failures),
+            Fate::Again { attempt, .. } if copy.kind == Kind::Half => {
+                Happened::Checked { times: attempt.saturating_sub(1) }
+            }
+            Fate::Again { attempt, visible_at, delay } => {
+                Happened::Failed { next_attempt: *attempt, due: *visible_at, delay: *delay }
+            }
+            Fate::Reset { to } => Happened::Reset { to: *to },
+            Fate::Forgotten => Happened::Forgotten,
+        };
+        let group = settled.group.clone().filter(|group| !group.is_system());
+        let (topic, queue, offset) = settled.place.clone();
+        Event { at: settled.at, what, group, topic, queue, offset, client: None }
+    }
+
+    /// What it means that a copy is done, given the copy that was stored with that.
+    fn done_means(&self, copy: &Copy, with: Option<&Copy>, settled: &Settled, failures: u32) -> Happened {
+        match (&copy.kind, with.map(|with| (&with.kind, with))) {
+            (Kind::Timer { .. }, Some((Kind::Timer { due }, _))) => Happened::Moved { due: *due },
+            (Kind::Timer { due }, Some(_)) => Happened::Fired { late: settled.at.since(*due) },
+            (Kind::Timer { .. }, None) => Happened::Recalled,
+            (Kind::Half, Some((Kind::Undecided, _))) => Happened::Undecided,
+            (Kind::Half, Some(_)) => Happened::Committed,
+            (Kind::Half, None) => Happened::RolledBack,
+            (Kind::DeadLetter, Some((_, with))) => Happened::Resent { to: with.topic.clone() },
+            (_, Some((Kind::DeadLetter, with))) => {
+                let attempts_max = settled.group.as_ref().map_or(0, |group| self.attempts_of(group));
+                Happened::DeadLettered { to: with.topic.clone(), failures, attempts_max }
+            }
+            _ => Happened::Acked,
+        }
+    }
+
+    fn attempts_of(&self, group: &GroupName) -> u32 {
+        self.group(group.as_str()).map_or(0, |group| group.max_attempts())
+    }
+
+    /// What is remembered of clients: deliveries, and who did what the log says was done.
+    fn add_sightings(&self, events: &mut Vec<Event>, places: &[Place]) {
+        let is_of = |sighting: &Sighting, place: &Place| {
+            let here = |(queue, offset, _): &(QueueId, QueueOffset, u32)| (*queue, *offset) == (place.1, place.2);
+            (sighting.topic == place.0).then(|| sighting.messages.iter().find(|m| here(m)).copied()).flatten()
+        };
+        let sightings = self.inner.sightings.find(|s| places.iter().any(|place| is_of(s, place).is_some()));
+        for sighting in &sightings {
+            for place in places {
+                let Some((.., attempt)) = is_of(sighting, place) else { continue };
+                let client = Some((sighting.client.clone(), sighting.host));
+                let what = match sighting.what {
+                    Seen::Delivered { until } => Happened::Delivered { attempt, until },
+                    Seen::Unread => Happened::Unread,
+                    Seen::GaveUp => Happened::GaveUp,
+                    Seen::Acked | Seen::Changed { .. } => {
+                        // The log says it too, from a moment before the call was answered.
+                        let same = |what: &Happened| match sighting.what {
+                            Seen::Acked => *what == Happened::Acked,
+                            _ => matches!(what, Happened::Failed { next_attempt, .. } if *next_attempt == attempt + 1),
+                        };
+                        let said = events.iter_mut().find(|event| {
+                            event.group.as_ref() == Some(&sighting.group)
+                                && event.client.is_none()
+                                && (&event.topic, event.queue, event.offset) == (&place.0, place.1, place.2)
+                                && event.at <= sighting.at
+                                && same(&event.what)
+                        });
+                        if let Some(event) = said {
+                            event.client = client;
+                        }
+                        continue;
+                    }
+                };
+                let (topic, queue, offset) = place.clone();
+                let group = Some(sighting.group.clone());
+                events.push(Event { at: sighting.at, what, group, topic, queue, offset, client });
+            }
+        }
+    }
+
+    /// Where the groups that consume a copy's topic are with it.
+    fn standings(&self, copy: &Copy) -> Vec<Standing> {
+        let of_group = |group: GroupName| {
+            let books = self.inner.pop.books(&copy.topic, &group);
+            let book = books.into_iter().find(|book| book.queue_id == copy.queue)?;
+            let pages = book.open();
+            let run = self.inner.pop.run();
+            let state = match pages.book.exception(copy.offset) {
+                _ if pages.book.is_done(copy.offset) => State::Done,
+                Some(Exception::InFlight { until, attempt, .. }) => {
+                    State::InFlight { attempt: *attempt, until: run.wall_of(*until) }
+                }
+                Some(Exception::Waiting { due, attempt, .. }) => {
+                    State::Waiting { attempt: *attempt, due: run.wall_of(*due) }
+                }
+                Some(Exception::Doomed { .. } | Exception::Moving { .. }) => State::Doomed,
+                None => State::Ahead,
+            };
+            drop(pages);
+            let (topic, queue, offset) = copy.place();
+            Some(Standing { group, topic, queue, offset, state })
+        };
+        let groups = self.groups().into_iter().map(|group| group.name.clone());
+        groups.filter_map(of_group).collect()
+    }
+
+    fn gaps(&self, stored_at: Timestamp, found: &Found) -> Vec<String> {
+        let mut gaps = Vec::new();
+        let since = self.inner.sightings.complete_since();
+        if stored_at < since {
+            gaps.push(format!(
+                "deliveries before {since} are not all remembered: they are kept in memory, the newest alone, and not over a restart"
+            ));
+        }
+        if found.gone_before.is_some() {
+            gaps.push(
+                "what was recorded of it at first was deleted with the oldest of the log (fileReservedTime)".into(),
+            );
+        }
+        if let Some(at) = found.ended_at {
+            gaps.push(format!("what was recorded after {at} was not looked at: there is too much of it"));
+        }
+        gaps
+    }
+}
+
+fn stored(copy: &Copy) -> Event {
+    let what = match copy.kind {
+        Kind::Timer { due } => Happened::Held { due },
+        Kind::Half => Happened::Prepared,
+        Kind::Message | Kind::Undecided | Kind::DeadLetter => Happened::Stored,
+    };
+    let (topic, queue, offset) = copy.place();
+    Event { at: copy.stored_at, what, group: None, topic, queue, offset, client: None }
+}
+
+/// The copy that was appended as one unit with a record.
+fn companion<'a>(settled: &Settled, copies: &'a [Copy]) -> Option<&'a Copy> {
+    let before = copies.iter().filter(|copy| copy.stored_at == settled.at && copy.physical < settled.physical);
+    before.filter(|copy| copy.place() != settled.place).max_by_key(|copy| copy.physical)
+}

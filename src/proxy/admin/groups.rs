@@ -1,0 +1,125 @@
+//! How far a group is, and where it goes on.
+
+use std::collections::HashMap;
+
+use crate::{
+    broker::{LookError, Position, QueueLag, QueueSpan},
+    proto::v2::{self, Code, describe_group_accumulation_response::GroupAccumulation},
+    types::{QueueId, Timestamp, TopicName},
+};
+
+use super::{Administration, Outcome, Refusal, convert, resource, status, topics};
+
+impl Administration {
+    /// The backlog of a group: in flight is what was delivered and is neither acknowledged nor deliverable again (so what
+    /// waits for a retry is in flight), ready is what polls would get now, a filter and the order of message groups apart.
+    pub(super) async fn accumulation(
+        &self,
+        request: &v2::DescribeGroupAccumulationRequest,
+    ) -> Outcome<v2::DescribeGroupAccumulationResponse> {
+        no_lite(request.lite_topic.as_deref())?;
+        let (group, topics) = (convert::group(request.group.as_ref())?, topics(&request.topics)?);
+        let named = topics.clone();
+        let lags = self.blocking(move |broker| broker.lag(&group, &named)).await?;
+        let now = self.broker().clock().wall();
+        let of = |topic: &TopicName| sum(lags.iter().filter(|lag| lag.topic == *topic), now);
+        let by_topic: HashMap<String, GroupAccumulation> =
+            topics.iter().map(|topic| (topic.to_string(), of(topic))).collect();
+        Ok(v2::DescribeGroupAccumulationResponse {
+            status: Some(status::ok()),
+            accumulation: Some(sum(lags.iter(), now)),
+            topic_accumulation: by_topic,
+            lite_topic_accumulation: HashMap::new(),
+        })
+    }
+
+    pub(super) async fn time_span(&self, request: &v2::QueryTimeSpanRequest) -> Outcome<v2::QueryTimeSpanResponse> {
+        let (group, topics) = (convert::group(request.group.as_ref())?, topics(&request.topics)?);
+        let spans = self.blocking(move |broker| broker.time_span(&group, &topics)).await?;
+        let now = self.broker().clock().wall();
+        let span = |span: QueueSpan| {
+            let ms = |at: Option<Timestamp>| at.map_or(0, Timestamp::as_millis);
+            v2::query_time_span_response::QueueTimeSpan {
+                message_queue: Some(self.queue(&span.topic, span.queue)),
+                min_timestamp: ms(span.oldest),
+                max_timestamp: ms(span.newest),
+                consume_timestamp: ms(span.next),
+                delay_time_ms: span.next.map_or(0, |next| millis(now.since(next))),
+            }
+        };
+        let queue_time_span_list = spans.into_iter().map(span).collect();
+        Ok(v2::QueryTimeSpanResponse { status: Some(status::ok()), queue_time_span_list })
+    }
+
+    /// Lets a group go on, on every queue of the topic, from the first message that was stored then or later.
+    pub(super) async fn reset(&self, request: &v2::ResetGroupOffsetRequest) -> Outcome<v2::ResetGroupOffsetResponse> {
+        let (group, topic) = (self.group(request.group.as_ref())?, self.topic(request.topic.as_ref())?);
+        let to = request.reset_timestamp.as_ref().map(convert::timestamp).ok_or_else(|| {
+            Refusal::new(Code::BadRequest, "the request has no reset_timestamp; say from when on the group goes on")
+        })?;
+        let (of_topic, of_group) = (topic.clone(), group.clone());
+        let plan =
+            move |broker: &crate::broker::Broker| broker.plan_reset(&of_topic, &of_group, None, Position::Time(to));
+        let plan = self.blocking(plan).await?;
+        let targets: Vec<_> = plan.iter().map(|moved| (moved.queue, moved.to)).collect();
+        self.broker().reset_offsets(&topic, &group, &targets).await?;
+        Ok(v2::ResetGroupOffsetResponse { status: Some(status::ok()) })
+    }
+
+    /// A queue as operators see it, who need no endpoints.
+    pub(super) fn queue(&self, topic: &TopicName, queue: QueueId) -> v2::MessageQueue {
+        let broker = v2::Broker { name: self.broker().config().broker_name.to_string(), id: 0, endpoints: None };
+        let permission = match self.broker().topic(topic.as_str()).map(|topic| (topic.readable, topic.writable)) {
+            Some((true, true)) => v2::Permission::ReadWrite,
+            Some((true, false)) => v2::Permission::Read,
+            Some((false, true)) => v2::Permission::Write,
+            Some((false, false)) | None => v2::Permission::None,
+        };
+        v2::MessageQueue {
+            topic: resource(topic.as_str()),
+            id: i32::try_from(queue.0).unwrap_or(i32::MAX),
+            permission: permission as i32,
+            broker: Some(broker),
+            accept_message_types: Vec::new(),
+        }
+    }
+}
+
+/// Lite topics are refused where they are named.
+pub(super) fn no_lite(name: Option<&str>) -> Outcome<()> {
+    match name {
+        None | Some("") => Ok(()),
+        Some(_) => Err(Refusal::not_implemented("looking at lite topics")),
+    }
+}
+
+fn sum<'a>(lags: impl Iterator<Item = &'a QueueLag>, now: Timestamp) -> GroupAccumulation {
+    let (mut total, mut since, mut consumed) = (GroupAccumulation::default(), None::<Timestamp>, None::<Timestamp>);
+    for lag in lags {
+        total.inflight_messages += lag.backlog.in_flight as i64;
+        total.ready_messages += lag.backlog.ready as i64;
+        since = [since, lag.ready_since].into_iter().flatten().min();
+        consumed = consumed.max(lag.consumed_to);
+    }
+    total.accumulation = total.inflight_messages + total.ready_messages;
+    total.deliver_delay_time = Some(convert::wire_duration(since.map(|since| now.since(since)).unwrap_or_default()));
+    total.last_consume_timestamp = consumed.map_or(0, Timestamp::as_millis);
+    total
+}
+
+fn millis(duration: std::time::Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+impl From<LookError> for Refusal {
+    fn from(error: LookError) -> Self {
+        let code = match &error {
+            LookError::TopicNotFound(_) => Code::TopicNotFound,
+            LookError::GroupNotFound(_) => Code::ConsumerGroupNotFound,
+            LookError::NoQueue { .. } | LookError::Cursor(_) | LookError::TooManyTopics { .. } => Code::BadRequest,
+            LookError::NotIndexed => Code::PreconditionFailed,
+            LookError::Read(_) => Code::InternalServerError,
+        };
+        Self::new(code, error)
+    }
+}
