@@ -57,5 +57,6 @@ pub fn describe(broker: &Broker, request: &pb::DescribeTopicRequest) -> Result<p
         let queue = broker.store().queue(&name, QueueId(id));
         pb::QueueStatus { queue_id: id, min_offset: queue.min().get(), max_offset: queue.max().get() }
     });
-    Ok(pb::DescribeTopicResponse { topic: Some(convert::topic(&topic)), queues: queues.collect() })
+    let lite_topics = broker.lite_topics_of(&topic).map(|count| count as u64);
+    Ok(pb::DescribeTopicResponse { topic: Some(convert::topic(&topic)), queues: queues.collect(), lite_topics })
 }

@@ -142,11 +142,15 @@ impl Broker {
     }
     /// Forgets a client; true when it was known.
     pub fn client_gone(&self, id: &ClientId) -> bool {
+        self.inner.lite.client_gone(id, self.inner.clock.now());
         self.inner.clients.gone(id)
     }
     /// Forgets the clients that have been silent for `channelExpiredTimeout` and returns them.
     pub fn expire_clients(&self) -> Vec<ClientId> {
-        self.inner.clients.expire(self.inner.config.client_timeout, self.inner.clock.now())
+        let now = self.inner.clock.now();
+        let expired = self.inner.clients.expire(self.inner.config.client_timeout, now);
+        expired.iter().for_each(|id| self.inner.lite.client_gone(id, now));
+        expired
     }
     /// Live consumers of a group, by name.
     pub fn consumers_in(&self, group: &GroupName) -> Vec<ClientId> {

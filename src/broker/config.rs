@@ -56,6 +56,18 @@ pub struct Config {
     pub transaction_checks_max: u32,
     /// `transactionPendingMax`: half messages that wait for their decision at most.
     pub transactions_max: usize,
+    /// `liteTopicsMax`: lite topics of one topic at most.
+    pub lite_topics_max: usize,
+    /// `liteMessagesMax`: stored messages of the lite topics of one topic at most.
+    pub lite_messages_max: usize,
+    /// `liteSubscriptionQuota`: lite topics that one client may subscribe to in one topic.
+    pub lite_subscription_quota: usize,
+    /// `liteSubscriptionsMax`: lite topics that all clients subscribe to, each pair counted, at most.
+    pub lite_subscriptions_max: usize,
+    /// `maxLiteTopicSize`: characters of a lite topic's name at most.
+    pub lite_name_max: usize,
+    /// `liteTopicIdleTime`: a lite topic that had neither messages nor subscribers for this long ends.
+    pub lite_topic_idle: Duration,
     /// `syncFlushTimeout`: how long a send or an acknowledgement waits to be as safe as the flush policy says, before it is
     /// answered that this is not known.
     pub sync_flush_timeout: Duration,
@@ -94,6 +106,12 @@ impl Default for Config {
             transaction_check_interval: Duration::from_secs(30),
             transaction_checks_max: 15,
             transactions_max: 200_000,
+            lite_topics_max: 200_000,
+            lite_messages_max: 10_000_000,
+            lite_subscription_quota: 2000,
+            lite_subscriptions_max: 1_000_000,
+            lite_name_max: 64,
+            lite_topic_idle: Duration::from_secs(3600),
             sync_flush_timeout: Duration::from_secs(5),
             topics_max: 100_000,
             groups_max: 100_000,

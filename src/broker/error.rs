@@ -33,8 +33,14 @@ pub enum ProduceError {
     NotWritable(TopicName),
     #[error("topic {topic} takes {} messages, this one is {}; use a topic of that type", expected.as_str(), actual.as_str())]
     TypeConflict { topic: TopicName, expected: MessageType, actual: MessageType },
-    #[error("{} messages are not served yet", .0.as_str())]
-    Unsupported(MessageType),
+    #[error("the topic has {max} lite topics, which is the most; wait until idle ones end, or raise liteTopicsMax")]
+    TooManyLiteTopics { max: usize },
+    #[error("the lite topic {0:?} has the same id as another one of its topic; choose another name")]
+    LiteTopicTaken(String),
+    #[error(
+        "{messages} messages of lite topics are stored in the topic, which is the most; they expire with          fileReservedTime; or raise liteMessagesMax"
+    )]
+    LiteFull { messages: usize, max: usize },
     #[error("the body has {size} bytes, maxMessageSize is {max}")]
     BodyTooLarge { size: usize, max: usize },
     #[error("the delivery time is {} ms ahead, the most is {} ms; raise timerMaxDelaySec and maxDelayTimeMills", .ahead.as_millis(), .max.as_millis())]
@@ -109,12 +115,47 @@ pub enum TakeError {
          raise popInflightTotalMax"
     )]
     TooManyInFlight { held: usize, max: usize },
+    #[error("topic {0} is of type LITE, whose messages go to lite consumers: subscribe to lite topics of it")]
+    LiteOnly(TopicName),
+    #[error(
+        "topic {0} is not of type LITE, so it has no lite topics; `ferromq topic create NAME --type lite` makes one"
+    )]
+    NotLite(TopicName),
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error(transparent)]
     Poisoned(#[from] Poisoned),
     #[error("saving the group table: {0}")]
     Metadata(String),
+}
+
+/// Why a client's set of lite topics was not changed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum LiteError {
+    #[error(transparent)]
+    Take(#[from] TakeError),
+    #[error("the client would subscribe to {count} lite topics, the most is {max}; raise {setting}")]
+    SubscriptionQuota { count: usize, max: usize, setting: &'static str },
+    #[error("the topic has {max} lite topics, which is the most; wait until idle ones end, or raise liteTopicsMax")]
+    TopicQuota { max: usize },
+    #[error("the lite topic {0:?} has the same id as another one of its topic; choose another name")]
+    Taken(String),
+    #[error(transparent)]
+    Settle(#[from] SettleError),
+    #[error(transparent)]
+    Unconfirmed(#[from] Unconfirmed),
+}
+
+impl From<TooManyBooks> for LiteError {
+    fn from(full: TooManyBooks) -> Self {
+        Self::Take(full.into())
+    }
+}
+
+impl From<ReadError> for LiteError {
+    fn from(error: ReadError) -> Self {
+        Self::Take(error.into())
+    }
 }
 
 impl From<Full> for TakeError {

@@ -215,6 +215,15 @@ impl Line {
         wakers.into_iter().for_each(Waker::wake);
     }
 
+    /// Wakes the polls that have this filter, since it lets more through than before.
+    pub fn wake_those(&self, filter: &Filter) {
+        let mut wakers = Vec::new();
+        for waiting in self.seats.lock().waiting.values_mut().filter(|waiting| waiting.filter == *filter) {
+            waiting.wake(Cause::Any, &mut wakers);
+        }
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
     fn wake_all(&self) {
         let mut wakers = Vec::new();
         for waiting in self.seats.lock().waiting.values_mut() {

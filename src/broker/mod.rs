@@ -8,6 +8,7 @@
 //! - [`pop`] - consumption; [`pull`] - reading from an offset on.
 //! - [`filter`] - which messages a consumer wants.
 //! - [`transaction`] - messages that their producers decide about later.
+//! - [`lite`] - lite topics.
 //! - [`clients`] - who is there.
 //! - [`meters`] - what is counted, and how far groups are behind.
 //! - [`look`] - what operators look at; [`story`] - the life of a message; [`resend`] - sending it again.
@@ -22,6 +23,7 @@ mod delay;
 mod error;
 mod fastjson;
 pub mod filter;
+mod lite;
 mod long_poll;
 mod look;
 mod metadata;
@@ -42,9 +44,11 @@ pub use clients::Role;
 pub use config::Config;
 pub use delay::{DEFAULT_LEVELS, Lateness, PendingTimer, RecallError, parse_levels};
 pub use error::{
-    AdminError, EndError, OffsetError, OperateError, ProduceError, PullError, SettleError, TakeError, Unconfirmed,
+    AdminError, EndError, LiteError, OffsetError, OperateError, ProduceError, PullError, SettleError, TakeError,
+    Unconfirmed,
 };
 pub use filter::{Filter, FilterError};
+pub use lite::{LiteAction, LiteSet, LiteStart, LiteSync};
 pub use look::{Browse, Cursor, LookError, Page, QueueLag, QueueSpan};
 pub use metadata::{Group, GroupChange, RetryPolicy, Topic, TopicChange};
 pub use meters::{Backlog, Backlogs, GroupCounts, TopicCounts};
@@ -74,6 +78,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     metadata: metadata::Metadata,
     clients: clients::Clients,
+    lite: lite::Lite,
     pop: pop::Pop,
     timers: delay::Timers,
     transactions: transaction::Transactions,
@@ -98,12 +103,15 @@ impl Broker {
         let pop = pop::Pop::open(&config, &store, &clock)?;
         let timers = delay::Timers::new(clock.as_ref());
         let transactions = transaction::Transactions::new(&config);
+        let lite = lite::Lite::default();
         let meters = meters::Meters::new(config.series_max);
         let sightings = story::Sightings::since(clock.wall());
-        let inner = Inner { config, store, clock, metadata, clients, pop, timers, transactions, meters, sightings };
+        let inner =
+            Inner { config, store, clock, metadata, clients, lite, pop, timers, transactions, meters, sightings };
         let broker = Self { inner: Arc::new(inner) };
         broker.forget_strays();
         broker.limit_restored();
+        broker.load_lite_topics()?;
         broker.load_timers()?;
         broker.restore_transactions()?;
         Ok(broker)

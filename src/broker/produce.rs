@@ -12,13 +12,14 @@ use crate::{
     store::{Purpose, Ticket},
     types::{
         MessageType, NewMessage, PhysicalOffset, Properties, QueueId, QueueOffset, SysFlag, Timestamp, TopicName,
-        java_hash,
+        java_hash, properties::key,
     },
 };
 
 use super::{
-    AdminError, Broker, ProduceError, TransactionId,
+    AdminError, Broker, ProduceError, Topic, TransactionId,
     delay::{Held, put_aside},
+    lite,
     metadata::TopicEntry,
     transaction::as_half,
 };
@@ -75,7 +76,7 @@ impl Broker {
         self.check_bodies(&drafts)?;
         let mut entry = match self.topic_entry(topic.as_str()) {
             Some(entry) => entry,
-            None => self.create_for(topic, &drafts).await?,
+            None => self.create_for(topic).await?,
         };
         self.check_types(&entry, &drafts)?;
         if entry.topic.message_type.is_none() {
@@ -85,6 +86,7 @@ impl Broker {
             // Another send may have been faster.
             self.check_types(&entry, &drafts)?;
         }
+        self.open_lite_topics(&entry.topic, &drafts)?;
         let (produced, end) = self.append_drafts(&entry, drafts)?;
         self.confirmed(end).await?;
         Ok(produced)
@@ -98,9 +100,7 @@ impl Broker {
         }
     }
 
-    /// Makes the topic, unless its first message would be refused anyway.
-    async fn create_for(&self, topic: &TopicName, drafts: &[Draft]) -> Result<Arc<TopicEntry>, ProduceError> {
-        check_served(drafts)?;
+    async fn create_for(&self, topic: &TopicName) -> Result<Arc<TopicEntry>, ProduceError> {
         let made = self.topic_for(topic).await?;
         let entry = made.and_then(|_| self.topic_entry(topic.as_str()));
         entry.ok_or_else(|| ProduceError::TopicNotFound(topic.clone()))
@@ -110,7 +110,10 @@ impl Broker {
     /// types.
     fn check_types(&self, entry: &TopicEntry, drafts: &[Draft]) -> Result<(), ProduceError> {
         let topic = &*entry.topic;
-        if self.inner.config.check_message_type && !topic.name.is_derived() {
+        // What is for a lite topic is found nowhere else, and nothing else is found there.
+        let lite = |t: Option<MessageType>| t == Some(MessageType::Lite);
+        let is_lite = lite(topic.message_type) || drafts.iter().any(|draft| lite(Some(draft.message_type)));
+        if (self.inner.config.check_message_type || is_lite) && !topic.name.is_derived() {
             // All messages of a call that decides the type must be of it.
             let expected = topic.message_type.or(drafts.first().map(|first| first.message_type));
             let conflict = |draft: &&Draft| expected.is_some_and(|expected| !expected.accepts(draft.message_type));
@@ -122,7 +125,7 @@ impl Broker {
         if !topic.writable || topic.write_queues == 0 || topic.name.is_system() {
             return Err(ProduceError::NotWritable(topic.name.clone()));
         }
-        check_served(drafts)
+        Ok(())
     }
 
     /// Gives each message its queue and all of them their places in the log, and says where the log then ends. What waits
@@ -140,8 +143,7 @@ impl Broker {
         let turn = entry.lane.next_queue(topic.write_queues);
         let (mut unit, mut placed) = (Vec::with_capacity(drafts.len()), Vec::with_capacity(drafts.len()));
         for (i, draft) in drafts.into_iter().enumerate() {
-            let (group, is_half) = (draft.message_group.as_deref(), is_half(&draft));
-            let queue = group.map_or(turn, |group| queue_of_group(group, topic.write_queues));
+            let (queue, is_half) = (queue_of(&draft, topic, turn), is_half(&draft));
             placed.push((queue, draft.message_type));
             let message = draft.placed(&topic.name, queue);
             unit.push(match held.until(i) {
@@ -177,17 +179,25 @@ impl Broker {
     }
 }
 
-/// Types whose rules (a time, a second phase, an order of their own) are not served are refused, never stored as plain
-/// messages.
-fn check_served(drafts: &[Draft]) -> Result<(), ProduceError> {
-    let served = |message_type| {
-        use MessageType::{Delay, Fifo, Normal, Transaction};
-        matches!(message_type, Normal | Fifo | Delay | Transaction)
-    };
-    match drafts.iter().find(|draft| !served(draft.message_type)) {
-        Some(draft) => Err(ProduceError::Unsupported(draft.message_type)),
-        None => Ok(()),
+/// A message goes to its message group's queue, a message with a priority to the queue of its class, others to the one
+/// whose turn it is.
+fn queue_of(draft: &Draft, topic: &Topic, turn: QueueId) -> QueueId {
+    match topic.message_type {
+        Some(MessageType::Priority) => return queue_of_priority(priority_of(&draft.properties), topic.write_queues),
+        Some(MessageType::Lite) => return lite::QUEUE,
+        _ => {}
     }
+    draft.message_group.as_deref().map_or(turn, |group| queue_of_group(group, topic.write_queues))
+}
+
+/// 0 where the message has none.
+fn priority_of(properties: &Properties) -> u32 {
+    properties.get(key::PRIORITY).and_then(|priority| priority.parse().ok()).unwrap_or(0)
+}
+
+/// Each queue of a PRIORITY topic is a class: queue n holds priority n, and the last one whatever is above.
+fn queue_of_priority(priority: u32, queues: u32) -> QueueId {
+    QueueId(priority.min(queues.saturating_sub(1)))
 }
 
 /// The queue of a message group: Java's hash of the name, then a jump consistent hash, as RocketMQ's proxy does it

@@ -22,7 +22,8 @@ pub enum Verb {
     Create {
         /// Name of the topic.
         name: String,
-        /// What it takes: normal, fifo, delay, transaction, mixed, lite or priority.
+        /// What it takes: normal, fifo, delay, transaction, mixed, priority (each queue is a class, the last the most urgent),
+        /// or lite (a parent of lite topics, which come into being by themselves; all lie in its first queue).
         #[arg(long = "type", value_name = "TYPE", default_value = "normal", value_parser = parse_type)]
         kind: MessageType,
         /// Queues, 1 to 1024; the server's defaultTopicQueueNums when not given.
@@ -158,10 +159,16 @@ async fn describe(name: String, admin: &AdminArgs) -> anyhow::Result<()> {
         let queue = |q: &pb::QueueStatus| json!({ "id": q.queue_id, "min": q.min_offset, "max": q.max_offset });
         let mut document = as_json(&topic);
         document["queues"] = answer.queues.iter().map(queue).collect();
+        if let Some(count) = answer.lite_topics {
+            document["liteTopics"] = count.into();
+        }
         output::json(&document)?;
         return Ok(());
     }
     output::table(&HEAD, vec![row(&topic)])?;
+    if let Some(count) = answer.lite_topics {
+        output::line(&format!("\nlite topics: {count}"))?;
+    }
     output::line("")?;
     let messages = |q: &pb::QueueStatus| q.max_offset.saturating_sub(q.min_offset).to_string();
     let rows = answer

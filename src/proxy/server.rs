@@ -218,6 +218,10 @@ impl Proxy {
             front.renewals.release(client, &front.broker).await;
         }
         front.renewals.tick(front.broker.clock().now(), &front.broker).await;
+        for (client, lite_topic) in front.broker.expire_lite() {
+            // A client that is not there has nothing to forget.
+            let _ = self.notify_unsubscribe_lite(&client, &lite_topic);
+        }
     }
 
     async fn reload_certificate(&self) {

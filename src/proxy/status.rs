@@ -7,11 +7,11 @@
 
 use crate::{
     broker::{
-        AdminError, AppendError, EndError, FilterError, OffsetError, ProduceError, PullError, ReadError, RecallError,
-        SettleError, TakeError, Unconfirmed,
+        AdminError, AppendError, EndError, FilterError, LiteError, OffsetError, ProduceError, PullError, ReadError,
+        RecallError, SettleError, TakeError, Unconfirmed,
     },
     proto::v2::{self, Code},
-    types::NameError,
+    types::{LiteNameError, NameError},
 };
 
 use super::AddressError;
@@ -33,7 +33,7 @@ impl Refusal {
     pub fn group(error: &NameError) -> Self {
         Self::new(Code::IllegalConsumerGroup, format_args!("consumer group: {error}"))
     }
-    /// An RPC, or a part of one, that this server does not serve yet.
+    /// A call, or a part of one, that this server does not serve yet.
     pub fn not_implemented(what: &str) -> Self {
         Self::new(Code::NotImplemented, format_args!("{what} is not served yet"))
     }
@@ -106,7 +106,9 @@ impl From<ProduceError> for Refusal {
             ProduceError::TopicNotFound(_) => Code::TopicNotFound,
             ProduceError::NotWritable(_) => Code::Forbidden,
             ProduceError::TypeConflict { .. } => Code::MessagePropertyConflictWithType,
-            ProduceError::Unsupported(_) => Code::NotImplemented,
+            ProduceError::TooManyLiteTopics { .. } => Code::LiteTopicQuotaExceeded,
+            ProduceError::LiteTopicTaken(_) => Code::IllegalLiteTopic,
+            ProduceError::LiteFull { .. } => Code::TooManyRequests,
             ProduceError::DelayTooLong { .. } | ProduceError::NoTime { .. } => Code::IllegalDeliveryTime,
             ProduceError::TimersFull { .. } => Code::TooManyRequests,
             ProduceError::BodyTooLarge { .. } => Code::MessageBodyTooLarge,
@@ -163,10 +165,31 @@ impl From<TakeError> for Refusal {
             | TakeError::TooManyGroups(_)
             | TakeError::TooManyBooks(_)
             | TakeError::TooManyInFlight { .. } => Code::TooManyRequests,
+            TakeError::LiteOnly(_) | TakeError::NotLite(_) => Code::BadRequest,
             TakeError::Read(read) => read_code(read),
             TakeError::Poisoned(_) | TakeError::Metadata(_) => Code::InternalServerError,
         };
         Self::new(code, error)
+    }
+}
+
+impl From<LiteError> for Refusal {
+    fn from(error: LiteError) -> Self {
+        let code = match error {
+            LiteError::Take(error) => return error.into(),
+            LiteError::Settle(error) => return error.into(),
+            LiteError::SubscriptionQuota { .. } => Code::LiteSubscriptionQuotaExceeded,
+            LiteError::TopicQuota { .. } => Code::LiteTopicQuotaExceeded,
+            LiteError::Taken(_) => Code::IllegalLiteTopic,
+            LiteError::Unconfirmed(ref why) => unconfirmed_code(why),
+        };
+        Self::new(code, error)
+    }
+}
+
+impl From<LiteNameError> for Refusal {
+    fn from(error: LiteNameError) -> Self {
+        Self::new(Code::IllegalLiteTopic, error)
     }
 }
 

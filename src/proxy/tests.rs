@@ -5,6 +5,7 @@ mod consume;
 mod delay;
 mod hostile;
 mod http2;
+mod lite;
 mod offsets;
 mod sessions;
 mod transaction;
@@ -120,24 +121,6 @@ async fn a_refused_send_is_an_answer_and_stores_nothing() {
     assert_eq!(code(&refused.status), Code::IllegalMessageTag);
     assert!(refused.entries.is_empty());
     assert_eq!(client.receive("T", "g").await.bodies(), [b"first"]);
-}
-
-#[tokio::test]
-async fn types_that_are_not_served_yet_say_so() {
-    let rig = Rig::start().await;
-    let mut client = rig.client("c").await;
-    let mut timed = message("T", "id", "b");
-    timed.system_properties.as_mut().unwrap().lite_topic = Some("l".into());
-    assert_eq!(code(&client.send_all(vec![timed]).await.status), Code::NotImplemented);
-}
-
-#[tokio::test]
-async fn rpcs_that_come_later_answer_in_their_body() {
-    let rig = Rig::start().await;
-    let c = rig.client("c").await;
-    let mut api = c.api.clone();
-    let answer = api.sync_lite_subscription(c.request(Default::default())).await.unwrap().into_inner();
-    assert_eq!(code(&answer.status), Code::NotImplemented);
 }
 
 #[tokio::test]

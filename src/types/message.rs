@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
-use super::{PhysicalOffset, Properties, QueueId, QueueOffset, Timestamp, TopicName, properties::key};
+use super::{LiteId, PhysicalOffset, Properties, QueueId, QueueOffset, Timestamp, TopicName, properties::key};
 
 /// What kind of message a topic takes; Apache's topic attribute `message.type`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -124,6 +124,14 @@ impl StoredMessage {
     pub fn message_id(&self) -> Option<&str> {
         self.properties.get(key::UNIQ_KEY)
     }
+    /// How urgent it is, if it says so.
+    pub fn priority(&self) -> Option<u32> {
+        self.properties.get(key::PRIORITY)?.parse().ok()
+    }
+    /// The lite topic that it is for.
+    pub fn lite_topic(&self) -> Option<&str> {
+        self.properties.get(key::LITE_TOPIC)
+    }
     /// The same message, to be stored elsewhere with other properties.
     pub fn copy_to(&self, topic: TopicName, queue: QueueId, properties: Properties) -> NewMessage {
         NewMessage {
@@ -159,12 +167,19 @@ pub fn tags_code(tag: Option<&str>) -> i64 {
 /// Where messages lie that are to be delivered at a time (Apache's `TimerMessageStore.TIMER_TOPIC`).
 pub const TIMER_TOPIC: &str = "rmq_sys_wheel_timer";
 
-/// The last field of a message's consume queue entry: [`tags_code`], but in the timer topic the time of delivery, epoch
-/// ms, so that the timers are known without reading their messages. Apache keeps the time there for its delay levels
+/// The last field of a message's consume queue entry: [`tags_code`], but of a message for a lite topic that one's id, and in
+/// the timer topic the time of delivery, epoch ms, so that both are known without reading messages. Apache keeps the time there for its delay levels
 /// (`CommitLog.checkMessageAndReturnSize`), and in its timer topic the tag's code, which is never as large as a time.
 pub fn queue_code(topic: &TopicName, properties: &Properties) -> i64 {
     let due = if topic.as_str() == TIMER_TOPIC { properties.get(key::TIMER_OUT_MS) } else { None };
-    due.and_then(|due| due.parse().ok()).unwrap_or_else(|| tags_code(properties.get(key::TAGS)))
+    if let Some(due) = due.and_then(|due| due.parse().ok()) {
+        return due;
+    }
+    match properties.get_each([key::TAGS, key::LITE_TOPIC]) {
+        // Dead letters are in nobody's lite topic.
+        [_, Some(name)] if !topic.is_derived() => LiteId::of(name).code(),
+        [tag, _] => tags_code(tag),
+    }
 }
 
 #[cfg(test)]
@@ -179,6 +194,16 @@ mod tests {
         assert_eq!(queue_code(&TopicName::system(TIMER_TOPIC), &properties), 1_725_000_000_000);
         assert_eq!(queue_code(&TopicName::parse("T").unwrap(), &properties), 2_598_919);
         assert_eq!(queue_code(&TopicName::system(TIMER_TOPIC), &Properties::default()), 0);
+    }
+
+    #[test]
+    fn a_message_for_a_lite_topic_has_its_id_where_others_have_tags() {
+        let mut properties = super::super::properties::PropertiesBuilder::default();
+        properties.push(key::LITE_TOPIC, "session-1").push(key::TAGS, "TagA");
+        let properties = properties.build();
+        let code = |topic| queue_code(&TopicName::parse(topic).unwrap(), &properties);
+        assert_eq!(code("T"), LiteId::of("session-1").code());
+        assert_eq!(code("%DLQ%g"), 2_598_919);
     }
 
     #[test]

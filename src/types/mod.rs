@@ -4,12 +4,14 @@
 //! from then on.
 
 pub mod id;
+pub mod lite;
 pub mod message;
 pub mod offset;
 pub mod properties;
 pub mod time;
 
 pub use id::{BrokerName, ClientId, GroupName, NameError, QueueId, TopicName};
+pub use lite::{LiteId, LiteNameError, check_lite_name};
 pub use message::{MessageType, NewMessage, StoredMessage, SysFlag, TIMER_TOPIC, java_hash, queue_code, tags_code};
 pub use offset::{PhysicalOffset, QueueOffset};
 pub use properties::Properties;

@@ -21,6 +21,10 @@ pub mod key {
     pub const REAL_QID: &str = "REAL_QID";
     pub const PGROUP: &str = "PGROUP";
     pub const SHARDING_KEY: &str = "__SHARDINGKEY";
+    /// How urgent a message is; decimal, higher first.
+    pub const PRIORITY: &str = "_SYS_MSG_PRIORITY_";
+    /// The lite topic that a message of a LITE topic is for.
+    pub const LITE_TOPIC: &str = "__LITE_TOPIC";
     pub const TRACE_CONTEXT: &str = "TRACE_CONTEXT";
     pub const BORN_HOST: &str = "__BORNHOST";
     pub const BORN_TIMESTAMP: &str = "BORN_TIMESTAMP";
@@ -152,20 +156,31 @@ impl Properties {
 
     /// The value of a name; the last one when it is there more than once.
     pub fn get(&self, name: &str) -> Option<&str> {
+        let [value] = self.get_each([name]);
+        value
+    }
+
+    /// [`Properties::get`] of each, in one walk.
+    pub fn get_each<const N: usize>(&self, names: [&str; N]) -> [Option<&str>; N] {
+        let mut found = [None; N];
+        let mut missing = N;
         let mut rest = &self.0[..];
         // From the end: the last one counts, and what the server looks for, it often wrote last.
-        while !rest.is_empty() {
+        while !rest.is_empty() && missing > 0 {
             let from = memchr::memrchr(VALUE_END, &rest[..rest.len() - 1]).map_or(0, |end| end + 1);
             let entry = rest[from..].strip_suffix(&[VALUE_END]).unwrap_or(&rest[from..]);
             rest = &rest[..from];
-            let value = entry.strip_prefix(name.as_bytes()).and_then(|value| value.strip_prefix(&[NAME_END]));
-            if let Some(value) = value.filter(|value| !value.is_empty())
-                && let Ok(value) = std::str::from_utf8(value)
-            {
-                return Some(value);
+            for (name, found) in names.iter().zip(&mut found).filter(|(_, found)| found.is_none()) {
+                let value = entry.strip_prefix(name.as_bytes()).and_then(|value| value.strip_prefix(&[NAME_END]));
+                if let Some(value) = value.filter(|value| !value.is_empty())
+                    && let Ok(value) = std::str::from_utf8(value)
+                {
+                    *found = Some(value);
+                    missing -= 1;
+                }
             }
         }
-        None
+        found
     }
 
     /// A builder that starts with these entries, less the named ones.

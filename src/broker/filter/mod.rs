@@ -14,7 +14,8 @@ use std::{sync::Arc, time::Duration};
 pub use sql::{Sql, SqlError};
 pub use tags::Tag;
 
-use crate::types::StoredMessage;
+use super::LiteSet;
+use crate::types::{LiteId, StoredMessage};
 
 /// Bytes of an expression at most. It bounds what one poll compares for each message that it walks over.
 pub const EXPRESSION_LEN_MAX: usize = 4096;
@@ -33,6 +34,8 @@ pub enum Filter {
     Tags(Vec<Tag>),
     /// Those of whose properties this is true.
     Sql(Arc<Sql>),
+    /// What is in the client's set of lite topics when it is looked at.
+    Lite(Arc<LiteSet>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -69,13 +72,19 @@ impl Filter {
         match self {
             Self::All | Self::Sql(_) => true,
             Self::Tags(tags) => tags::may_match(tags, tags_code),
+            Self::Lite(set) => set.contains(LiteId::from_code(tags_code)),
         }
+    }
+
+    pub fn is_lite(&self) -> bool {
+        matches!(self, Self::Lite(_))
     }
 
     /// Whether the consumer wants this message. One without a tag is wanted only by who asked for no tag.
     pub fn matches(&self, message: &StoredMessage) -> bool {
         match self {
-            Self::All => true,
+            // Chosen by its lite topic already.
+            Self::All | Self::Lite(_) => true,
             Self::Tags(tags) => message.tag().is_some_and(|text| tags.iter().any(|tag| tag.text == text)),
             Self::Sql(sql) => sql.matches(&message.properties),
         }

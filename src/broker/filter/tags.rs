@@ -83,7 +83,7 @@ mod tests {
         match Filter::tags(expression).unwrap() {
             Filter::All => vec![],
             Filter::Tags(tags) => tags.into_iter().map(|tag| tag.text).collect(),
-            Filter::Sql(_) => panic!("a tag expression"),
+            Filter::Sql(_) | Filter::Lite(_) => panic!("a tag expression"),
         }
     }
 

@@ -342,7 +342,16 @@ impl Broker {
                 }
                 (topic.read_queues, topic.write_queues) = (queues, queues);
             }
-            topic.message_type = change.message_type.or(topic.message_type);
+            let wanted = change.message_type.or(topic.message_type);
+            let decided = topic.message_type.is_some();
+            if decided
+                && wanted != topic.message_type
+                && [wanted, topic.message_type].contains(&Some(MessageType::Lite))
+            {
+                let why = format!("topic {name}: the type LITE is for good; delete the topic and create it anew");
+                return Err(AdminError::Invalid(why));
+            }
+            topic.message_type = wanted;
             topic.readable = change.readable.unwrap_or(topic.readable);
             topic.writable = change.writable.unwrap_or(topic.writable);
             Ok(())
@@ -420,6 +429,7 @@ impl Broker {
         self.drop_transactions_of(name);
         self.inner.meters.forget_topic(name);
         self.keep_forgotten(self.inner.pop.forget_topic(name));
+        self.inner.lite.forget_topic(name, self.inner.clock.now());
     }
 
     fn find_or_insert(&self, topic: Topic, limit: Limit) -> Result<(Arc<Topic>, bool), AdminError> {

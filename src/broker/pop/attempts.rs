@@ -96,7 +96,7 @@ mod tests {
     fn owner() -> Owner {
         let (topic, group) = (TopicName::parse("t").expect("a name"), GroupName::parse("g").expect("a name"));
         let line = Arc::new(LongPoll::new(1, 1)).line(&topic, &group);
-        Owner { topic, group, line, meter: std::sync::OnceLock::new() }
+        Owner { topic, group, line, lite: Default::default(), meter: Default::default() }
     }
 
     fn place(n: u64) -> Vec<Place> {

@@ -22,6 +22,7 @@ use std::{
 
 use crate::types::{Deadline, QueueOffset};
 
+use self::lanes::Lanes;
 use super::{
     lines::{First, Lines},
     ranges::Ranges,
@@ -29,11 +30,13 @@ use super::{
 
 mod backlog;
 mod in_order;
+mod lanes;
 mod reset;
 #[cfg(test)]
 mod tests;
 
 pub use backlog::Backlog;
+pub use lanes::Head;
 pub use reset::Issue;
 
 /// What is so about a message that is neither done nor untouched.
@@ -78,6 +81,8 @@ pub struct Claim {
     pub run: ClaimedRun,
     /// Whether the lease's end that the receipt names lies ahead.
     pub open: bool,
+    /// Whether the lite topic of the message is done up to there.
+    pub passed: bool,
 }
 
 /// Which run of the server gave the receipt out.
@@ -129,6 +134,8 @@ pub struct Book {
     void: Issue,
     /// While the group is FIFO.
     lines: Option<Box<Lines>>,
+    /// Of a LITE topic.
+    lanes: Option<Box<Lanes>>,
     /// How often order began or ended.
     order: u32,
 }
@@ -148,6 +155,7 @@ impl Book {
             nonce: 0,
             void: Issue::default(),
             lines: None,
+            lanes: None,
             order: 0,
         }
     }
@@ -282,7 +290,7 @@ impl Book {
 
     /// Whether a receipt's claim holds.
     pub fn judge(&self, claim: Claim, now: Deadline) -> Verdict {
-        if self.is_done(claim.offset) {
+        if claim.passed || self.is_done(claim.offset) {
             return if claim.open { Verdict::Done } else { Verdict::Stale };
         }
         match (claim.run, self.exceptions.get(&claim.offset)) {
@@ -316,6 +324,10 @@ impl Book {
 
     /// Marks a range as done.
     pub fn done(&mut self, range: Range<QueueOffset>) {
+        if let Some(id) = self.done_in_lane(&range) {
+            self.lanes.iter_mut().for_each(|lanes| lanes.goes_on(id));
+            return;
+        }
         self.mark_done(range.clone());
         self.lines_move_on(range);
     }
@@ -441,7 +453,9 @@ impl Book {
             self.untime(*offset, exception);
         }
         self.lines = None;
-        let cut = !beyond.is_empty() || self.commit > end || self.done.end().is_some_and(|last| last > end);
+        let cut_lanes = self.lanes.as_mut().is_some_and(|lanes| lanes.truncate(end));
+        let cut =
+            cut_lanes || !beyond.is_empty() || self.commit > end || self.done.end().is_some_and(|last| last > end);
         self.done.truncate(end);
         self.commit = self.commit.min(end);
         self.next = self.next.min(end);
@@ -461,12 +475,18 @@ impl Book {
         };
         self.touched = self.touched.max(offset.plus(1));
         self.tell_lines(offset, First::of(Some(&exception)));
+        if let Some(lanes) = &mut self.lanes {
+            lanes.now(offset, Some(&exception));
+        }
     }
 
     fn forget(&mut self, offset: QueueOffset) {
         if let Some(old) = self.exceptions.remove(&offset) {
             self.untime(offset, &old);
             self.tell_lines(offset, First::Done);
+        }
+        if let Some(lanes) = &mut self.lanes {
+            lanes.now(offset, None);
         }
     }
 

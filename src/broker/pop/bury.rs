@@ -126,6 +126,7 @@ impl Broker {
                 }
                 None => {
                     tracing::error!(%topic, %group, %queue, %offset, %error, "a message that had its attempts cannot be read");
+                    self.lane_moved_by(book, &mut pages, *offset);
                     pages.book.done(*offset..offset.plus(1));
                     self.inner.pop.schedule.count(&mut pages);
                     self.inner.pop.touch();

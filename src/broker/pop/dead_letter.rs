@@ -56,7 +56,7 @@ impl Broker {
         if !still(&pages.book) {
             return Err(SettleError::Expired);
         }
-        if pages.book.is_done(offset) {
+        if self.is_over(book, &pages, offset) {
             return Ok(inner.store.end());
         }
         drop(pages);
@@ -78,10 +78,12 @@ impl Broker {
         if !still(&pages.book) {
             return Err(SettleError::Expired);
         }
-        if pages.book.is_done(offset) {
+        if self.is_over(book, &pages, offset) {
             return Ok(inner.store.end());
         }
-        let end = self.append_copy(book, offset, &topic, &message)?;
+        self.keep_order(book, &mut pages, self.is_fifo(&owner.group))?;
+        let done = self.done_record(book, &mut pages, offset);
+        let end = self.append_copy(book, &done, &topic, &message)?;
         inner.meters.buried(owner);
         inner.pop.touch();
         pages.book.done_at(offset..offset.plus(1), end);
@@ -94,29 +96,23 @@ impl Broker {
     fn append_copy(
         &self,
         book: &QueueBook,
-        offset: QueueOffset,
+        done: &What,
         topic: &TopicName,
         message: &StoredMessage,
     ) -> Result<PhysicalOffset, SettleError> {
-        match self.append_unit(book, offset, message.copy_to(topic.clone(), QueueId(0), with_origin(message))) {
+        match self.append_unit(book, done, message.copy_to(topic.clone(), QueueId(0), with_origin(message))) {
             // A message that only just fitted: better a copy that does not name its origin than none.
             Err(SettleError::Append(AppendError::PropertiesTooLarge { .. } | AppendError::TooLarge { .. })) => {
                 let as_it_is = message.copy_to(topic.clone(), QueueId(0), message.properties.clone());
-                self.append_unit(book, offset, as_it_is)
+                self.append_unit(book, done, as_it_is)
             }
             appended => appended,
         }
     }
 
-    fn append_unit(
-        &self,
-        book: &QueueBook,
-        offset: QueueOffset,
-        copy: NewMessage,
-    ) -> Result<PhysicalOffset, SettleError> {
+    fn append_unit(&self, book: &QueueBook, done: &What, copy: NewMessage) -> Result<PhysicalOffset, SettleError> {
         let topic = copy.topic.clone();
-        let done = What::Done(vec![(book.queue_id, vec![offset..offset.plus(1)])]);
-        let unit = [copy, self.inner.pop.log.record(&book.owner, done)];
+        let unit = [copy, self.inner.pop.log.record(&book.owner, done.clone())];
         // `None`: somebody deleted the dead-letter topic just now.
         let ticket = self.append_to_topic(&topic, &unit, Purpose::Deferrable);
         Ok(ticket.ok_or(SettleError::TopicNotFound(topic))??.end)

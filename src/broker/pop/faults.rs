@@ -6,6 +6,8 @@
 pub enum Fault {
     /// What waits for a retry since an earlier run does not lock its message group.
     LocksLostAtRestart,
+    /// What the log says of lite topics is not read at a start.
+    LanesNotReplayed,
 }
 
 #[cfg(not(test))]

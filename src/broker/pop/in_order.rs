@@ -12,7 +12,7 @@ use crate::{
 };
 
 use super::{
-    Broker, Delivery, Filter, Pages, QueueBook, Subscription, Take, TakeError,
+    Broker, Delivery, Filter, Pages, QueueBook, Subscription, Take, TakeError, lanes,
     lines::LineId,
     take::{BATCH_MAX, Batch, Booked, Walk},
 };
@@ -98,9 +98,9 @@ impl Broker {
     /// Reads message groups until as many messages as a poll wants can be delivered, in order.
     pub(super) async fn learn(&self, subscription: &Arc<Subscription>, take: &Take) -> Learnt {
         let mut learnt = Learnt::default();
-        let (books, first) = (subscription.books(), subscription.turn());
+        let books = subscription.books();
         let (mut wanted, mut left) = (take.max.clamp(1, BATCH_MAX), LEARN_MAX);
-        for index in (0..books.len()).map(|n| first.wrapping_add(n) % books.len()) {
+        for index in subscription.turn(books.len()) {
             let book = &books[index];
             let mut chunk = wanted;
             loop {
@@ -161,9 +161,12 @@ impl Broker {
     pub(super) fn release(&self, book: &Arc<QueueBook>) {
         let mut pages = book.open();
         pages.book.release(self.inner.store.watermarks().dispatched);
-        self.inner.pop.schedule.bring_forward(book, &mut pages, self.inner.clock.now());
+        let now = self.inner.clock.now();
+        self.inner.pop.schedule.bring_forward(book, &mut pages, now);
+        let lanes = self.wake_lanes(book, &mut pages, now);
         let moved = pages.book.has_moved();
         drop(pages);
+        lanes::wake(book, lanes);
         if moved {
             book.owner.line.wake(Cause::Any);
         }
@@ -276,7 +279,9 @@ impl Broker {
         group: &Group,
         take: &Take,
     ) -> Result<Option<Vec<Delivery>>, TakeError> {
-        let Some(id) = take.attempt_id.as_ref().filter(|_| group.fifo) else { return Ok(None) };
+        let Some(id) = take.attempt_id.as_ref().filter(|_| group.fifo || take.filter.is_lite()) else {
+            return Ok(None);
+        };
         let now = self.inner.clock.now();
         let places = self.inner.pop.attempts.find(&subscription.owner, id, now);
         let books = subscription.books();
@@ -305,7 +310,7 @@ impl Broker {
 
     /// Remembers what a poll got, in case it is repeated.
     pub(super) fn remember(&self, subscription: &Subscription, group: &Group, take: &Take, found: &[Delivery]) {
-        let Some(id) = take.attempt_id.as_ref().filter(|_| group.fifo) else { return };
+        let Some(id) = take.attempt_id.as_ref().filter(|_| group.fifo || take.filter.is_lite()) else { return };
         let books = subscription.books();
         let places = found.iter().filter_map(|delivery| {
             let book = books.get(delivery.receipt.queue.0 as usize)?.id;

@@ -8,6 +8,7 @@
 //! - [`settle`]: ack, change of the invisible time, renewal; [`dead_letter`]: the way out after the last attempt.
 //! - [`revive`]: leases that run out; [`bury`]: what had its attempts moves to the dead-letter topic.
 //! - [`lines`], [`in_order`]: the order of message groups, for FIFO groups; [`attempts`]: polls that are repeated.
+//! - [`lanes`]: LITE topics, where each lite topic is consumed in its own order by who wants it.
 //! - [`operate`]: what an operator does to a message that locks its line.
 //! - [`own`]: what the broker itself consumes of its own topics.
 //! - [`apache`]: what a store of Apache's says of its broker's own work.
@@ -27,8 +28,9 @@ mod bury;
 mod codec;
 mod dead_letter;
 mod elsewhere;
-mod faults;
+pub(super) mod faults;
 mod in_order;
+mod lanes;
 mod lines;
 mod log;
 mod operate;
@@ -67,7 +69,7 @@ pub use reset::{Moved, Position};
 
 pub(super) use self::book::Exception;
 pub(super) use self::own::{Tried, Undone};
-pub(super) use self::settle_record::{Entry, Record, Retry, What};
+pub(super) use self::settle_record::{Entry, LaneAt, Record, Retry, What};
 pub use self::subscription::TooManyBooks;
 pub(super) use self::subscription::{Owner, QueueBook, Subscription};
 use self::{
@@ -80,7 +82,7 @@ use self::{
 };
 
 use super::{
-    AdminError, Broker, Config, Filter, OffsetError, OpenError, SettleError, TakeError, Topic,
+    AdminError, Broker, Config, Filter, Group, OffsetError, OpenError, SettleError, TakeError, Topic,
     delay::TIMER_GROUP,
     long_poll::{Line, LongPoll},
     metadata::{HALF_TOPIC, TIMER_TOPIC},
@@ -88,7 +90,7 @@ use super::{
 };
 use crate::{
     store::{Queue, Store},
-    types::{Clock, Deadline, GroupName, QueueId, QueueOffset, StoredMessage, TopicName},
+    types::{Clock, Deadline, GroupName, MessageType, QueueId, QueueOffset, StoredMessage, TopicName},
 };
 
 /// Reads that may have to wait for the device, at once. More would only queue at the device, on threads of their own.
@@ -290,14 +292,21 @@ impl Broker {
     fn subscription(&self, topic: &Topic, group: &GroupName) -> Result<Arc<Subscription>, TooManyBooks> {
         let pop = &self.inner.pop;
         let names = (&topic.name, group);
-        let first = |queue| self.queue_start(&topic.name, queue);
-        pop.subscriptions.get_or_make(&self.inner.store, &pop.polls, names, topic.read_queues, first, |starts| {
+        let parent = || self.inner.lite.parent(&self.inner.store, topic);
+        // A group that is new to a lite topic begins with the first message of it that is stored.
+        let is_lite = topic.message_type == Some(MessageType::Lite);
+        let first = |queue| if is_lite { QueueOffset::MAX } else { self.queue_start(&topic.name, queue) };
+        let record = |starts| {
             pop.touch();
             // Without the record the choice is kept by the next snapshot, or, after a crash before it, made again.
             if let Err(error) = pop.log.append_names(&topic.name, group, starts) {
                 tracing::warn!(topic = %topic.name, %group, %error, "could not record where a new group starts");
             }
-        })
+        };
+        let made =
+            pop.subscriptions.get_or_make(&self.inner.store, &pop.polls, names, topic.read_queues, first, record)?;
+        made.serves(topic, parent);
+        Ok(made)
     }
 
     /// The books of a group on a topic, by queue, made if need be.
@@ -313,6 +322,40 @@ impl Broker {
     fn max_attempts(&self, group: &GroupName) -> u32 {
         let default = self.inner.config.retry_max_times.saturating_add(1);
         self.group(group.as_str()).map_or(default, |group| group.max_attempts())
+    }
+
+    /// The topic and the group of a poll, if it may have both; the group is made if it may be.
+    pub(super) async fn may_take(
+        &self,
+        topic: &TopicName,
+        group: &GroupName,
+    ) -> Result<(Arc<Topic>, Arc<Group>), TakeError> {
+        let topic = self.topic(topic.as_str()).ok_or_else(|| TakeError::TopicNotFound(topic.clone()))?;
+        if !topic.readable || topic.read_queues == 0 {
+            return Err(TakeError::NotReadable(topic.name.clone()));
+        }
+        let group = match self.group(group.as_str()) {
+            Some(group) => group,
+            None => self.made_group(group).await?,
+        };
+        if !group.consume_enabled {
+            return Err(TakeError::GroupDisabled(group.name.clone()));
+        }
+        Ok((topic, group))
+    }
+
+    #[cold]
+    async fn made_group(&self, name: &GroupName) -> Result<Arc<Group>, TakeError> {
+        match self.group_for(name).await {
+            Ok(Some(group)) => Ok(group),
+            Ok(None) => Err(TakeError::GroupNotFound(name.clone())),
+            Err(AdminError::TooMany(limit)) => Err(TakeError::TooManyGroups(limit)),
+            Err(error) => Err(TakeError::Metadata(error.to_string())),
+        }
+    }
+
+    fn is_fifo(&self, group: &GroupName) -> bool {
+        self.group(group.as_str()).is_some_and(|group| group.fifo)
     }
 
     /// Forgets a group's progress on a topic, durably: it begins anew there when it comes again. `Ok(false)` when it had

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use crate::{
     broker::OperateError,
-    store::{AppendError, ReadError},
+    store::ReadError,
     types::{GroupName, PhysicalOffset, QueueId, QueueOffset, TopicName},
 };
 
-use super::{Broker, QueueBook, SettleError, What, in_order::Release};
+use super::{Broker, QueueBook, SettleError, in_order::Release};
 use crate::broker::long_poll::Cause;
 
 impl Broker {
@@ -23,7 +23,7 @@ impl Broker {
     ) -> Result<bool, OperateError> {
         let book = self.operated(group, topic, queue, offset)?;
         let _release = Release { broker: self.clone(), books: vec![Arc::clone(&book)] };
-        let end = self.skip_unsynced(&book, offset).map_err(SettleError::from)?;
+        let end = self.skip_unsynced(&book, offset)?;
         // What is done already may still be on its way to the disk.
         self.confirmed(end.unwrap_or_else(|| self.inner.store.end())).await.map_err(SettleError::from)?;
         if end.is_none() {
@@ -33,16 +33,17 @@ impl Broker {
         Ok(true)
     }
 
-    fn skip_unsynced(&self, book: &QueueBook, offset: QueueOffset) -> Result<Option<PhysicalOffset>, AppendError> {
+    fn skip_unsynced(&self, book: &QueueBook, offset: QueueOffset) -> Result<Option<PhysicalOffset>, SettleError> {
         let pop = &self.inner.pop;
         let mut pages = book.open();
-        if pages.forgotten || pages.book.is_done(offset) {
+        if pages.forgotten || self.is_over(book, &pages, offset) {
             return Ok(None);
         }
-        let done = offset..offset.plus(1);
-        let end = pop.log.append(&book.owner, What::Done(vec![(book.queue_id, vec![done.clone()])]))?;
+        self.keep_order(book, &mut pages, self.is_fifo(&book.owner.group))?;
+        let done = self.done_record(book, &mut pages, offset);
+        let end = pop.log.append(&book.owner, done)?;
         pop.touch();
-        pages.book.done_at(done, end);
+        pages.book.done_at(offset..offset.plus(1), end);
         pop.schedule.count(&mut pages);
         drop(pages);
         book.owner.line.wake(Cause::Any);
@@ -59,7 +60,7 @@ impl Broker {
         offset: QueueOffset,
     ) -> Result<bool, OperateError> {
         let book = self.operated(group, topic, queue, offset)?;
-        if book.open().book.is_done(offset) {
+        if self.is_over(&book, &book.open(), offset) {
             self.confirmed(self.inner.store.end()).await.map_err(SettleError::from)?;
             return Ok(false);
         }

@@ -13,7 +13,8 @@ use crate::{
 
 use super::{
     Book, Broker, OpenError, Pop,
-    settle_record::{Entry, Record, Reset, Retry, What},
+    faults::{Fault, planted},
+    settle_record::{Entry, LaneAt, Record, Reset, Retry, What},
     snapshot::{self, Snapshot},
 };
 
@@ -73,6 +74,7 @@ impl Restored {
                 let mut book = Book::starting_at(state.commit).with_void(state.void);
                 state.done.into_iter().for_each(|range| book.done(range));
                 state.retries.iter().for_each(|retry| self.apply_retry(&mut book, retry));
+                state.lanes.into_iter().for_each(|(id, at)| book.set_cursor(id, at));
                 books.insert(state.queue, book);
             }
             self.books.insert((subscription.topic, subscription.group), books);
@@ -139,6 +141,11 @@ impl Restored {
             What::Start(starts) => {
                 for (queue, at) in starts {
                     books.entry(queue).or_insert_with(|| Book::starting_at(at));
+                }
+            }
+            What::Lanes(lanes) => {
+                for LaneAt { queue, id, to } in lanes.into_iter().filter(|_| !planted(Fault::LanesNotReplayed)) {
+                    known_or_new(books, queue).set_cursor(id, to);
                 }
             }
             What::Reset(resets) => {

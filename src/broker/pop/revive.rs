@@ -8,6 +8,7 @@ use super::{
     Broker, Pages, QueueBook, What,
     book::Failed,
     bury::{DOOM_AGAIN_AFTER, Doomed},
+    lanes,
     schedule::Schedule,
     settle_record::Retry,
 };
@@ -69,9 +70,11 @@ impl Broker {
             self.record_failed(book, &failed);
         }
         self.doom(book, &mut pages, now, max_attempts);
-        let ready = pages.book.has_moved() | pages.book.ready(now).is_some();
+        let lanes = self.wake_lanes(book, &mut pages, now);
+        let ready = pages.book.has_moved() | (!pages.book.has_lanes() && pages.book.ready(now).is_some());
         pop.schedule.bring_forward(book, &mut pages, now);
         drop(pages);
+        lanes::wake(book, lanes);
         if ready {
             owner.line.wake(Cause::Any);
         }

@@ -17,7 +17,8 @@ use super::{
     book::{Claim, ClaimedRun, Verdict},
     in_order::Release,
     receipt::Terms,
-    settle_record::Retry,
+    settle_record::{LaneAt, Retry},
+    subscription::Owner,
 };
 use crate::broker::long_poll::Cause;
 
@@ -87,8 +88,7 @@ impl Broker {
         }
         let (mut end, mut ordered) = (None, Vec::new());
         if !done.is_empty() {
-            let queues = ranges_by_queue(done);
-            let safe_at = pop.log.append(&subscription.owner, What::Done(queues.clone()))?;
+            let (queues, safe_at) = self.record_done(&subscription.owner, &mut opened, done)?;
             end = Some(safe_at);
             pop.touch();
             let mut moved = false;
@@ -113,6 +113,42 @@ impl Broker {
         Ok((results, end, ordered))
     }
 
+    /// Writes down that these are done: the ranges by queue, and the log's end behind the record. What moves a lane on is a
+    /// range of its own.
+    #[expect(clippy::type_complexity, reason = "the ranges are what the record says")]
+    fn record_done(
+        &self,
+        owner: &Owner,
+        opened: &mut Opened<'_>,
+        mut done: Vec<(QueueId, QueueOffset)>,
+    ) -> Result<(Vec<(QueueId, Vec<Range<QueueOffset>>)>, PhysicalOffset), SettleError> {
+        let log = &self.inner.pop.log;
+        if owner.lite.get().is_none() {
+            let queues = ranges_by_queue(done);
+            let end = log.append(owner, What::Done(queues.clone()))?;
+            return Ok((queues, end));
+        }
+        done.sort_unstable();
+        done.dedup();
+        let (mut lanes, mut others, mut queues) = (Vec::new(), Vec::new(), Vec::new());
+        for (queue, offset) in done {
+            let Some((book, pages)) = opened.find(queue) else { continue };
+            match self.lane_moved_by(book, pages, offset) {
+                Some(id) => lanes.push(LaneAt { queue, id, to: offset.plus(1) }),
+                None => others.push((queue, offset)),
+            }
+            queues.push((queue, vec![offset..offset.plus(1)]));
+        }
+        let mut end = self.inner.store.end();
+        if !lanes.is_empty() {
+            end = log.append(owner, What::Lanes(lanes))?;
+        }
+        if !others.is_empty() {
+            end = log.append(owner, What::Done(ranges_by_queue(others)))?;
+        }
+        Ok((queues, end))
+    }
+
     /// Ends the lease and starts one of `invisible` from now; the message comes again, as the next attempt, when that
     /// ends. The old receipt is dead.
     pub async fn change_invisible(
@@ -122,8 +158,30 @@ impl Broker {
         receipt: &Receipt,
         invisible: Duration,
     ) -> Result<Receipt, SettleError> {
+        self.change(topic, group, receipt, invisible, false).await
+    }
+
+    /// [`Broker::change_invisible`], but the message comes again as the same attempt.
+    pub async fn suspend(
+        &self,
+        topic: &TopicName,
+        group: &GroupName,
+        receipt: &Receipt,
+        invisible: Duration,
+    ) -> Result<Receipt, SettleError> {
+        self.change(topic, group, receipt, invisible, true).await
+    }
+
+    async fn change(
+        &self,
+        topic: &TopicName,
+        group: &GroupName,
+        receipt: &Receipt,
+        invisible: Duration,
+        suspend: bool,
+    ) -> Result<Receipt, SettleError> {
         let subscription = self.settled_subscription(topic, group, std::slice::from_ref(receipt))?;
-        let (renewed, end) = self.change_unsynced(&subscription, receipt, invisible)?;
+        let (renewed, end) = self.change_unsynced(&subscription, receipt, invisible, suspend)?;
         self.confirmed(end).await?;
         Ok(renewed)
     }
@@ -133,6 +191,7 @@ impl Broker {
         subscription: &Subscription,
         receipt: &Receipt,
         invisible: Duration,
+        suspend: bool,
     ) -> Result<(Receipt, PhysicalOffset), SettleError> {
         let inner = &self.inner;
         let (pop, owner) = (&inner.pop, &subscription.owner);
@@ -140,21 +199,24 @@ impl Broker {
         let books = subscription.books();
         let book = books.get(receipt.queue.0 as usize).ok_or(SettleError::Invalid)?;
         let mut pages = book.open();
-        if self.judge(subscription, book, &pages, receipt)? != Verdict::Live {
+        if self.judge(subscription, book, &mut pages, receipt)? != Verdict::Live {
             return Err(SettleError::Expired);
         }
         // Before it is in flight: what a FIFO group holds by a receipt of an earlier run has its place in its line, and is
         // nothing from before order began.
-        pages.book.keep_order(self.group(owner.group.as_str()).is_some_and(|group| group.fifo), || inner.store.end());
+        self.keep_order(book, &mut pages, self.is_fifo(&owner.group))?;
+        self.lane_moved_by(book, &mut pages, receipt.offset);
         let now = inner.clock.now();
         let until = now.plus(invisible);
-        let (queue, offset, next_attempt) = (receipt.queue, receipt.offset, receipt.attempt.saturating_add(1));
+        // A lease that ends is the attempt before the one that comes.
+        let held_as = if suspend { receipt.attempt.saturating_sub(1) } else { receipt.attempt };
+        let (queue, offset, next_attempt) = (receipt.queue, receipt.offset, held_as.saturating_add(1));
         // The wall clock shows whole milliseconds; one more, so that it is never early.
         let visible_at = inner.clock.wall().plus(invisible).plus(Duration::from_millis(1));
         let retry = Retry { queue, offset, attempt: next_attempt, visible_at, delay: invisible };
         let end = pop.log.append(owner, What::Retry(vec![retry]))?;
         pop.touch();
-        let nonce = pages.book.hold(offset, receipt.attempt, until);
+        let nonce = pages.book.hold(offset, held_as, until);
         let at_once = invisible.is_zero();
         if at_once {
             pages.book.retry(offset, next_attempt, now, max_attempts);
@@ -201,7 +263,9 @@ impl Broker {
         let book = books.get(receipt.queue.0 as usize).ok_or(SettleError::Invalid)?;
         let mut pages = book.open();
         // The lease of a receipt from an earlier run is not known here, so there is nothing to move.
-        if receipt.run != self.inner.pop.run.id || self.judge(&subscription, book, &pages, receipt)? != Verdict::Live {
+        if receipt.run != self.inner.pop.run.id
+            || self.judge(&subscription, book, &mut pages, receipt)? != Verdict::Live
+        {
             return Err(SettleError::Expired);
         }
         let now = self.inner.clock.now();
@@ -235,7 +299,7 @@ impl Broker {
         &self,
         subscription: &Subscription,
         book: &QueueBook,
-        pages: &Pages,
+        pages: &mut Pages,
         receipt: &Receipt,
     ) -> Result<Verdict, SettleError> {
         let owner = &subscription.owner;
@@ -246,21 +310,31 @@ impl Broker {
             return Err(SettleError::Expired);
         }
         let now = self.inner.clock.now();
-        match pages.book.judge(self.claim(book, receipt, now)?, now) {
+        if book.lite().is_some() {
+            self.keep_order(book, pages, false)?;
+        }
+        match pages.book.judge(self.claim(book, pages, receipt, now)?, now) {
             verdict @ (Verdict::Live | Verdict::Done) => Ok(verdict),
             Verdict::Stale => Err(SettleError::Expired),
             Verdict::Unknown => Err(SettleError::Invalid),
         }
     }
 
-    fn claim(&self, book: &QueueBook, receipt: &Receipt, now: Deadline) -> Result<Claim, ReadError> {
+    fn claim(&self, book: &QueueBook, pages: &Pages, receipt: &Receipt, now: Deadline) -> Result<Claim, ReadError> {
         let run = &self.inner.pop.run;
         let (claimed, today) = if receipt.run == run.id {
             (ClaimedRun::This { nonce: receipt.nonce }, run.wall_of(now))
         } else {
             (ClaimedRun::Earlier { end: self.end_of_earlier_runs(book, receipt.offset)? }, self.inner.clock.wall())
         };
-        Ok(Claim { offset: receipt.offset, attempt: receipt.attempt, run: claimed, open: receipt.until > today })
+        let passed = book.lite().is_some() && self.is_over(book, pages, receipt.offset);
+        Ok(Claim {
+            offset: receipt.offset,
+            attempt: receipt.attempt,
+            run: claimed,
+            open: receipt.until > today,
+            passed,
+        })
     }
 
     /// Behind the offset when an earlier run stored its message. A tail that the log lost is given out again, and a receipt

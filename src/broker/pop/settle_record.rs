@@ -12,6 +12,7 @@
 //! | 5 forget group | group |
 //! | 6 reset | topic, group, count, for each: queue, offset, run and nonce of the last receipt that is void |
 //! | 7 forget subscription | topic, group |
+//! | 8 lanes | topic, group, count, for each: queue, id of a lite topic, offset from which on it is not done |
 //!
 //! Replaying a record twice, or replaying it onto a book that already knows it and later ones, and then the later ones
 //! again, gives the same book: done is final, the last retry of an offset wins, a start counts only for a book that is
@@ -21,7 +22,7 @@ use std::{ops::Range, time::Duration};
 
 use bytes::Bytes;
 
-use crate::types::{GroupName, QueueId, QueueOffset, Timestamp, TopicName};
+use crate::types::{GroupName, LiteId, QueueId, QueueOffset, Timestamp, TopicName};
 
 use super::{
     book::Issue,
@@ -50,6 +51,16 @@ pub enum What {
     Start(Vec<(QueueId, QueueOffset)>),
     /// The group goes on from elsewhere.
     Reset(Vec<Reset>),
+    /// Where the group is in lite topics.
+    Lanes(Vec<LaneAt>),
+}
+
+/// Where a group is in a lite topic: what is before is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaneAt {
+    pub queue: QueueId,
+    pub id: LiteId,
+    pub to: QueueOffset,
 }
 
 /// Where a group goes on in a queue; nothing from before it counts.
@@ -135,6 +146,7 @@ impl Record {
             What::Retry(_) => 2,
             What::Start(_) => 3,
             What::Reset(_) => 6,
+            What::Lanes(_) => 8,
         });
         w.text(self.topic.as_str());
         w.text(self.group.as_str());
@@ -172,6 +184,14 @@ impl Record {
                     w.number(u64::from(reset.void.nonce));
                 }
             }
+            What::Lanes(lanes) => {
+                w.number(lanes.len() as u64);
+                for lane in lanes {
+                    w.number(u64::from(lane.queue.0));
+                    w.number(lane.id.number());
+                    w.number(lane.to.get());
+                }
+            }
         }
     }
 }
@@ -184,8 +204,15 @@ impl What {
             2 => Self::Retry((0..count).map(|_| Retry::decode(r)).collect::<Result<_>>()?),
             3 => Self::Start((0..count).map(|_| Ok((r.queue()?, r.offset()?))).collect::<Result<_>>()?),
             6 => Self::Reset((0..count).map(|_| Reset::decode(r)).collect::<Result<_>>()?),
+            8 => Self::Lanes((0..count).map(|_| LaneAt::decode(r)).collect::<Result<_>>()?),
             _ => return Err(Malformed { what: "the kind of a settle record" }),
         })
+    }
+}
+
+impl LaneAt {
+    fn decode(r: &mut Reader<'_>) -> Result<Self> {
+        Ok(Self { queue: r.queue()?, id: LiteId::from_number(r.number()?), to: r.offset()? })
     }
 }
 
@@ -246,6 +273,10 @@ mod tests {
             vec((place(), any::<u64>(), any::<u32>()), 1..5).prop_map(|resets| {
                 let reset = |((queue, to), run, nonce)| Reset { queue, to, void: Issue { run, nonce } };
                 What::Reset(resets.into_iter().map(reset).collect())
+            }),
+            vec((place(), any::<u64>()), 1..5).prop_map(|lanes| {
+                let lane = |((queue, to), id)| LaneAt { queue, id: LiteId::from_number(id), to };
+                What::Lanes(lanes.into_iter().map(lane).collect())
             }),
         ]
     }

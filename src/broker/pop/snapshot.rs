@@ -8,15 +8,15 @@
 //! Layout, numbers and texts as [`codec`](super::codec) spells them: `FMQPOP` and a version byte; run; settled; held from
 //! (physical offset); count of subscriptions, for each: topic, group, count of books, for each: queue, commit offset, done
 //! ranges (count, then distance and length each), count of retries, for each: offset, next attempt, visible at (wall
-//! clock, ms), delay (ms), and then, since version 2, run and nonce of the last receipt that a reset made void; at the end
-//! the CRC-32 of all that, 4 bytes, little-endian.
+//! clock, ms), delay (ms), and then, since version 2, run and nonce of the last receipt that a reset made void, and since
+//! version 3 count of lite topics, for each: id, offset from which on it is not done; at the end the CRC-32 of all that, 4 bytes, little-endian.
 
 use std::{io, ops::Range, sync::atomic::Ordering, time::Duration};
 
 use crate::{
     broker::offsets::{self, Offsets},
     store::Store,
-    types::{Clock, Deadline, GroupName, PhysicalOffset, QueueId, QueueOffset, Timestamp, TopicName},
+    types::{Clock, Deadline, GroupName, LiteId, PhysicalOffset, QueueId, QueueOffset, Timestamp, TopicName},
 };
 
 use super::{
@@ -30,7 +30,7 @@ use super::{
 pub const FILE: &str = "ferromqPop.snapshot";
 const MAGIC: &[u8; 6] = b"FMQPOP";
 /// Of the file's layout.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 const CRC_LEN: usize = 4;
 /// Bytes up to which a snapshot is written whenever something changed.
 const SMALL: usize = 1 << 20;
@@ -68,6 +68,8 @@ pub struct BookState {
     pub done: Vec<Range<QueueOffset>>,
     pub retries: Vec<Retry>,
     pub void: Issue,
+    /// Where the group is in lite topics, in order of id.
+    pub lanes: Vec<(LiteId, QueueOffset)>,
 }
 
 /// What the last snapshot of this run said.
@@ -150,11 +152,19 @@ impl BookState {
             let delay = due.remaining(now);
             // One more millisecond for the wall clock's whole ones, unless it is due already.
             let spare = Duration::from_millis(u64::from(!delay.is_zero()));
-            // A first attempt is what every message that is not written about gets.
-            (attempt > 1).then(|| Retry { queue, offset, attempt, visible_at: wall.plus(delay).plus(spare), delay })
+            // A first attempt at once is what every message that is not written about gets.
+            (attempt > 1 || !delay.is_zero()).then(|| Retry {
+                queue,
+                offset,
+                attempt,
+                visible_at: wall.plus(delay).plus(spare),
+                delay,
+            })
         });
         let retries = retries.collect();
-        Self { queue, commit: book.commit(), done: book.done_ranges().collect(), retries, void: book.void() }
+        let mut lanes: Vec<_> = book.cursors().collect();
+        lanes.sort_unstable();
+        Self { queue, commit: book.commit(), done: book.done_ranges().collect(), retries, void: book.void(), lanes }
     }
 
     fn encode(&self, w: &mut Writer) {
@@ -170,6 +180,11 @@ impl BookState {
         }
         w.number(self.void.run);
         w.number(u64::from(self.void.nonce));
+        w.number(self.lanes.len() as u64);
+        for (id, at) in &self.lanes {
+            w.number(id.number());
+            w.number(at.get());
+        }
     }
 
     fn decode(r: &mut Reader<'_>, version: u8) -> Result<Self> {
@@ -182,7 +197,10 @@ impl BookState {
             retries.push(Retry { queue, offset, attempt, visible_at, delay: Duration::from_millis(r.number()?) });
         }
         let void = if version < 2 { Issue::default() } else { Issue { run: r.number()?, nonce: r.small()? } };
-        Ok(Self { queue, commit, done, retries, void })
+        let count = if version < 3 { 0 } else { r.count()? };
+        let lane = |_| Ok((LiteId::from_number(r.number()?), r.offset()?));
+        let lanes = (0..count).map(lane).collect::<Result<_>>()?;
+        Ok(Self { queue, commit, done, retries, void, lanes })
     }
 }
 

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     store::{Entry, ReadError},
-    types::{Deadline, GroupName, PhysicalOffset, QueueOffset, StoredMessage, TopicName},
+    types::{Deadline, PhysicalOffset, QueueOffset, StoredMessage},
 };
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
     receipt::Terms,
 };
 use crate::broker::{
-    Group, Topic,
+    Group,
     filter::{LOOK_MIN, UNWANTED_MAX},
     long_poll::{Cause, Seat},
 };
@@ -68,8 +68,8 @@ pub(super) struct Walk<'a> {
     in_flight_max: usize,
     /// All books together have room for more.
     takes_fresh: bool,
-    max_attempts: u32,
-    now: Deadline,
+    pub max_attempts: u32,
+    pub now: Deadline,
     pub until: Deadline,
     fifo: bool,
 }
@@ -82,6 +82,7 @@ impl Broker {
         let mut seat: Option<Seat> = None;
         loop {
             let (topic, group) = self.may_take(&take.topic, &take.group).await?;
+            self.lite_or_not(&topic, &take.filter)?;
             let subscription = self.subscription(&topic, &group.name)?;
             let line = &subscription.owner.line;
             if let Some(again) = self.repeated(&subscription, &group, &take).await? {
@@ -128,36 +129,6 @@ impl Broker {
         }
     }
 
-    pub(in crate::broker) async fn may_take(
-        &self,
-        topic: &TopicName,
-        group: &GroupName,
-    ) -> Result<(Arc<Topic>, Arc<Group>), TakeError> {
-        let topic = self.topic(topic.as_str()).ok_or_else(|| TakeError::TopicNotFound(topic.clone()))?;
-        if !topic.readable || topic.read_queues == 0 {
-            return Err(TakeError::NotReadable(topic.name.clone()));
-        }
-        let group = match self.group(group.as_str()) {
-            Some(group) => group,
-            None => self.made_group(group).await?,
-        };
-        if !group.consume_enabled {
-            return Err(TakeError::GroupDisabled(group.name.clone()));
-        }
-        Ok((topic, group))
-    }
-
-    #[cold]
-    async fn made_group(&self, name: &GroupName) -> Result<Arc<Group>, TakeError> {
-        use super::AdminError;
-        match self.group_for(name).await {
-            Ok(Some(group)) => Ok(group),
-            Ok(None) => Err(TakeError::GroupNotFound(name.clone())),
-            Err(AdminError::TooMany(limit)) => Err(TakeError::TooManyGroups(limit)),
-            Err(error) => Err(TakeError::Metadata(error.to_string())),
-        }
-    }
-
     /// One look at everything, and whether it left something: the batch was full, or the time was up.
     async fn look(
         &self,
@@ -167,7 +138,7 @@ impl Broker {
     ) -> Result<(Vec<Delivery>, bool), TakeError> {
         let (mut unwanted, mut ends) = (0, None);
         loop {
-            let learnt = match group.fifo {
+            let learnt = match group.fifo && !take.filter.is_lite() {
                 true => self.learn(subscription, take).await,
                 false => Learnt::default(),
             };
@@ -221,12 +192,12 @@ impl Broker {
         };
         let books = subscription.books();
         let mut batch = Batch::of(self, subscription, &books, walk.until);
-        let first = subscription.next_turn();
-        for index in (0..books.len()).map(|n| first.wrapping_add(n) % books.len()) {
+        for index in subscription.next_turn(books.len()) {
             let book = &books[index];
             let mut pages = book.open();
-            pages.book.keep_order(group.fifo, || inner.store.end());
-            let visited = walk.visit(book, &mut pages, index, &mut batch.booked);
+            let visited = self
+                .keep_order(book, &mut pages, group.fifo)
+                .and_then(|()| walk.visit(book, &mut pages, index, &mut batch.booked));
             inner.pop.schedule.bring_forward(book, &mut pages, now);
             drop(pages);
             match visited {
@@ -377,6 +348,9 @@ impl Walk<'_> {
         if pages.forgotten {
             return Ok(());
         }
+        if let Filter::Lite(set) = self.filter {
+            return self.first_of_lanes(book, pages, set, out);
+        }
         self.retries(book, pages, index, out)?;
         match self.fifo {
             true => self.first_of_lines(book, pages, index, out),
@@ -439,7 +413,7 @@ impl Walk<'_> {
                 return Ok(());
             }
             let chunk = match self.filter {
-                Filter::All | Filter::Sql(_) => self.max - out.len(),
+                Filter::All | Filter::Sql(_) | Filter::Lite(_) => self.max - out.len(),
                 Filter::Tags(_) => SCAN_CHUNK,
             };
             let entries = book.queue.entries(expected, chunk.min(room).min(self.scans_left))?;

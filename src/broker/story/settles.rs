@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::{Broker, LookError};
 use crate::{
-    broker::pop::{Entry, Record, Retry, What},
+    broker::pop::{Entry, LaneAt, Record, Retry, What},
     store::ReadError,
-    types::{GroupName, PhysicalOffset, QueueId, QueueOffset, Timestamp, TopicName},
+    types::{GroupName, LiteId, PhysicalOffset, QueueId, QueueOffset, Timestamp, TopicName},
 };
 
 /// Records that a story looks at, at most, and for how long.
@@ -60,6 +60,7 @@ impl Broker {
     /// What the log says of the messages at these places since the earliest of them was stored. Waits for the disk.
     pub(super) fn settled(&self, places: &[Place], since: Timestamp) -> Result<Found, LookError> {
         let queue = self.inner.pop.settle_queue();
+        let places: Vec<_> = places.iter().map(|place| (place.clone(), self.lite_id_at(place))).collect();
         let mut next = queue.offset_at(since)?;
         let mut found = Found::default();
         let clock = &self.inner.clock;
@@ -85,7 +86,7 @@ impl Broker {
                 at = message.stored_at;
                 // A start of the server has read all of them.
                 if let Ok(entry) = Entry::decode(&message.body) {
-                    found.settled.extend(said(entry, places).into_iter().map(|(group, place, what)| Settled {
+                    found.settled.extend(said(entry, &places).into_iter().map(|(group, place, what)| Settled {
                         at,
                         physical: message.physical,
                         group,
@@ -102,30 +103,40 @@ impl Broker {
     }
 }
 
-/// What a record says of these places.
-fn said(entry: Entry, places: &[Place]) -> Vec<(Option<GroupName>, Place, Fate)> {
-    let of_topic = |topic: &TopicName| places.iter().filter(|place| place.0 == *topic).cloned().collect::<Vec<_>>();
+impl Broker {
+    /// Of what lite topic a message is, if its topic has some.
+    fn lite_id_at(&self, (topic, queue, offset): &Place) -> LiteId {
+        let entries = self.inner.store.queue(topic, *queue).entries(*offset, 1);
+        let entry = entries.ok().and_then(|entries| entries.first().copied()).filter(|entry| entry.offset == *offset);
+        entry.map_or(LiteId::default(), |entry| LiteId::from_code(entry.tags_code))
+    }
+}
+
+/// What a record says of these places; in a LITE topic each is of a lite topic.
+fn said(entry: Entry, places: &[(Place, LiteId)]) -> Vec<(Option<GroupName>, Place, Fate)> {
+    let ours = |topic: &TopicName| places.iter().filter(|(place, _)| place.0 == *topic).cloned().collect::<Vec<_>>();
+    let of_topic = |topic: &TopicName| ours(topic).into_iter().map(|(place, _)| place).collect::<Vec<_>>();
     let Record { topic, group, what } = match entry {
         Entry::Record(record) => record,
         Entry::ForgetTopic(topic) => {
             return of_topic(&topic).into_iter().map(|place| (None, place, Fate::Forgotten)).collect();
         }
         Entry::ForgetGroup(group) => {
-            return places.iter().map(|place| (Some(group.clone()), place.clone(), Fate::Forgotten)).collect();
+            return places.iter().map(|(place, _)| (Some(group.clone()), place.clone(), Fate::Forgotten)).collect();
         }
         Entry::ForgetSubscription(topic, group) => {
             let forgotten = |place| (Some(group.clone()), place, Fate::Forgotten);
             return of_topic(&topic).into_iter().map(forgotten).collect();
         }
     };
-    let fate = |place: &Place| fate(&what, place.1, place.2);
-    of_topic(&topic)
+    let fate = |place: &Place, id| fate(&what, (place.1, place.2), id);
+    ours(&topic)
         .into_iter()
-        .filter_map(|place| fate(&place).map(|what| (Some(group.clone()), place, what)))
+        .filter_map(|(place, id)| fate(&place, id).map(|what| (Some(group.clone()), place, what)))
         .collect()
 }
 
-fn fate(what: &What, queue: QueueId, offset: QueueOffset) -> Option<Fate> {
+fn fate(what: &What, (queue, offset): (QueueId, QueueOffset), id: LiteId) -> Option<Fate> {
     match what {
         What::Done(queues) => {
             let mut ranges = queues.iter().filter(|(id, _)| *id == queue).flat_map(|(_, ranges)| ranges);
@@ -138,6 +149,10 @@ fn fate(what: &What, queue: QueueId, offset: QueueOffset) -> Option<Fate> {
         }
         What::Reset(resets) => {
             resets.iter().find(|reset| reset.queue == queue).map(|reset| Fate::Reset { to: reset.to })
+        }
+        What::Lanes(lanes) => {
+            let is_it = |lane: &LaneAt| (lane.queue, lane.id, lane.to) == (queue, id, offset.plus(1));
+            lanes.iter().any(is_it).then_some(Fate::Done)
         }
         What::Start(starts) => {
             let start = starts.iter().find(|(id, at)| *id == queue && *at > offset)?;

@@ -96,6 +96,7 @@ impl Administration {
         let rules = draft::Rules {
             limits: &self.front().config.messages,
             body_max: broker.config().max_message_bytes,
+            lite_name_max: broker.config().lite_name_max,
             now: broker.clock().wall(),
             peer: peer.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 0).into()),
         };

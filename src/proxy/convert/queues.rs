@@ -43,14 +43,16 @@ impl Place {
         each.zip(0..).map(|(permission, id)| self.queue(id, permission, &accepts)).collect()
     }
 
-    /// What a consumer polls: everything in one, or queue by queue where the group is ordered. Empty when the topic
+    /// What a consumer polls: everything in one, or queue by queue where the group is ordered and order is the queues'. Empty when the topic
     /// cannot be read. Always the same list for the same topic, since clients compare it with the one before.
     pub fn assignments(&self, topic: &Topic, fifo: bool) -> Vec<v2::Assignment> {
         if !topic.readable || topic.read_queues == 0 {
             return Vec::new();
         }
         let permission = if topic.writable { v2::Permission::ReadWrite } else { v2::Permission::Read };
-        let ids = if fifo { (0..topic.read_queues).map(|id| id as i32).collect() } else { vec![ALL_QUEUES] };
+        let is_lite = topic.message_type == Some(MessageType::Lite);
+        let ids =
+            if fifo && !is_lite { (0..topic.read_queues).map(|id| id as i32).collect() } else { vec![ALL_QUEUES] };
         let assign = |id| v2::Assignment { message_queue: Some(self.queue(id, permission, &[])) };
         ids.into_iter().map(assign).collect()
     }

@@ -55,10 +55,10 @@ fn check_client_type(settings: &v2::Settings, role: &Role) -> Result<(), Refusal
     match (Type::try_from(number), role) {
         (Ok(Type::Unspecified), _)
         | (Ok(Type::Producer), Role::Producer { .. })
-        | (Ok(Type::PushConsumer | Type::SimpleConsumer), Role::Consumer { .. }) => Ok(()),
-        (Ok(Type::LitePushConsumer | Type::LiteSimpleConsumer), _) => {
-            Err(Refusal::new(Code::UnrecognizedClientType, "lite consumers are not served yet"))
-        }
+        | (
+            Ok(Type::PushConsumer | Type::SimpleConsumer | Type::LitePushConsumer | Type::LiteSimpleConsumer),
+            Role::Consumer { .. },
+        ) => Ok(()),
         (Ok(other), _) => {
             let text = format!("client type {} does not fit its settings", other.as_str_name());
             Err(Refusal::new(Code::UnrecognizedClientType, text))
@@ -106,11 +106,16 @@ pub struct Decided<'a> {
     pub group: Option<&'a Group>,
     /// `retryMaxTimes` where there is no group.
     pub retry_max_times: u32,
+    /// `liteSubscriptionQuota` and `maxLiteTopicSize`.
+    pub lite_subscription_quota: usize,
+    pub lite_name_max: usize,
 }
 
 /// The client's own settings with the server's values in them: what every client type waits for before it starts.
 pub fn merged(mut settings: v2::Settings, decided: &Decided<'_>) -> v2::Settings {
+    use v2::ClientType::{LitePushConsumer, LiteSimpleConsumer};
     settings.metric = Some(v2::Metric { on: false, endpoints: None });
+    let is_lite = matches!(settings.client_type(), LitePushConsumer | LiteSimpleConsumer);
     match &mut settings.pub_sub {
         Some(PubSub::Publishing(publishing)) => {
             publishing.max_body_size = i32::try_from(decided.body_max).unwrap_or(i32::MAX);
@@ -120,6 +125,11 @@ pub fn merged(mut settings: v2::Settings, decided: &Decided<'_>) -> v2::Settings
         Some(PubSub::Subscription(subscription)) => {
             let batch = i32::try_from(decided.polling.batch_max).unwrap_or(i32::MAX);
             let polling = wire_duration(decided.polling.max);
+            if is_lite {
+                let wire = |n| Some(i32::try_from(n).unwrap_or(i32::MAX));
+                subscription.lite_subscription_quota = wire(decided.lite_subscription_quota);
+                subscription.max_lite_topic_size = wire(decided.lite_name_max);
+            }
             if let Some(group) = decided.group {
                 subscription.fifo = Some(group.fifo);
                 subscription.receive_batch_size = Some(batch);

@@ -1,5 +1,6 @@
 //! The messaging API: one line for each RPC, one file for each family.
 
+mod lite;
 mod offset;
 mod pull;
 mod receive;
@@ -99,11 +100,6 @@ fn told<T>(mut response: Response<T>, code: Code) -> Response<T> {
         response.extensions_mut().insert(Refused::Api(code));
     }
     response
-}
-
-/// An RPC that comes later.
-fn later<T: Answer>(what: &str) -> Result<T> {
-    reply(Err(Refusal::not_implemented(what)))
 }
 
 /// The request and who makes it.
@@ -206,9 +202,10 @@ impl MessagingService for Messaging {
     }
     async fn sync_lite_subscription(
         &self,
-        _: Request<v2::SyncLiteSubscriptionRequest>,
+        r: Request<v2::SyncLiteSubscriptionRequest>,
     ) -> Result<v2::SyncLiteSubscriptionResponse> {
-        later("SyncLiteSubscription")
+        let (call, request) = open(r)?;
+        reply(self.sync_lite(&call, request).await)
     }
 }
 

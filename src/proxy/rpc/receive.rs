@@ -47,8 +47,9 @@ impl Messaging {
         self.check_filter(request)?;
         let filter = convert::filter(request.filter_expression.as_ref())?;
         // Some clients poll before, or without ever, having told what they are.
-        self.front.topic(&topic).await?;
+        let found = self.front.topic(&topic).await?;
         self.front.group(&group).await?;
+        let filter = self.front.broker.lite_filter(&found, &group, &call.client).unwrap_or(filter);
         if renewed && !self.front.sessions.knows(&call.client) {
             self.front.broker.client_seen(&call.client, Role::Consumer { group: group.clone() });
         }

@@ -14,6 +14,7 @@ impl Messaging {
         let rules = draft::Rules {
             limits: &self.front.config.messages,
             body_max: broker.config().max_message_bytes,
+            lite_name_max: broker.config().lite_name_max,
             now: broker.clock().wall(),
             peer: self.connection.peer,
         };

@@ -46,16 +46,13 @@ impl Messaging {
 fn role(request: &v2::HeartbeatRequest) -> Outcome<Role> {
     match ClientType::try_from(request.client_type) {
         Ok(ClientType::Producer) => Ok(Role::Producer { topics: Vec::new() }),
-        Ok(ClientType::PushConsumer | ClientType::SimpleConsumer) => {
-            Ok(Role::Consumer { group: convert::group(request.group.as_ref())? })
-        }
         Ok(
-            ClientType::Unspecified
-            | ClientType::PullConsumer
+            ClientType::PushConsumer
+            | ClientType::SimpleConsumer
             | ClientType::LitePushConsumer
             | ClientType::LiteSimpleConsumer,
-        )
-        | Err(_) => {
+        ) => Ok(Role::Consumer { group: convert::group(request.group.as_ref())? }),
+        Ok(ClientType::Unspecified | ClientType::PullConsumer) | Err(_) => {
             let text = format!("client type {} is not served", request.client_type);
             Err(Refusal::new(Code::UnrecognizedClientType, text))
         }
@@ -74,9 +71,11 @@ mod tests {
         };
         assert_eq!(beat(ClientType::Producer, None), Ok(Role::Producer { topics: vec![] }));
         let group = crate::types::GroupName::parse("g").unwrap();
-        assert_eq!(beat(ClientType::PushConsumer, Some("g")), Ok(Role::Consumer { group }));
+        for consumer in [ClientType::PushConsumer, ClientType::LitePushConsumer, ClientType::LiteSimpleConsumer] {
+            assert_eq!(beat(consumer, Some("g")), Ok(Role::Consumer { group: group.clone() }));
+        }
         assert_eq!(beat(ClientType::SimpleConsumer, None), Err(Code::IllegalConsumerGroup));
-        assert_eq!(beat(ClientType::LitePushConsumer, Some("g")), Err(Code::UnrecognizedClientType));
+        assert_eq!(beat(ClientType::PullConsumer, Some("g")), Err(Code::UnrecognizedClientType));
         assert_eq!(beat(ClientType::Unspecified, None), Err(Code::UnrecognizedClientType));
     }
 }

@@ -94,7 +94,11 @@ impl Messaging {
         let invisible = poll::changed_lease(request.invisible_duration.as_ref(), &self.front.config.leases)?;
         let holder = Holder { client: call.client.clone(), group };
         let receipt: Receipt = request.receipt_handle.parse()?;
-        let result = self.front.broker.change_invisible(&topic, &holder.group, &receipt, invisible).await;
+        let broker = &self.front.broker;
+        let result = match request.suspend() {
+            true => broker.suspend(&topic, &holder.group, &receipt, invisible).await,
+            false => broker.change_invisible(&topic, &holder.group, &receipt, invisible).await,
+        };
         if result.is_ok() {
             let until = self.front.broker.clock().wall().plus(invisible);
             self.seen(call, (&topic, &holder.group), Seen::Changed { until }, std::iter::once(&receipt));

@@ -154,6 +154,8 @@ async fn learn(front: &Front, call: &Call, peer: IpAddr, settings: v2::Settings)
         polling: &front.config.polling,
         group: group.as_deref(),
         retry_max_times: broker.retry_max_times,
+        lite_subscription_quota: broker.lite_subscription_quota,
+        lite_name_max: broker.lite_name_max,
     };
     let request_timeout = settings.request_timeout.as_ref().and_then(convert::duration);
     let about = About::of(&settings, peer, front.broker.clock().wall());

@@ -18,6 +18,7 @@ mod delay;
 mod deliver;
 mod fifo;
 mod groups;
+mod light;
 mod limits;
 mod redeliver;
 mod rolling;
@@ -121,6 +122,12 @@ mod node {
     claims_of_push_consumers!(super::Client::Node);
 }
 mod python {
+    // The only driver that can: the rules are the server's.
+    claims! { super::Client::Python;
+        light: the_more_urgent_of_what_waits_comes_first, lite_simple_consumers_get_their_lite_topics_in_order,
+            lite_push_consumers_get_their_lite_topics_in_order, lite_topics_survive_a_killed_server,
+            a_lite_topic_that_a_listener_failed_pauses_and_goes_on, a_lite_subscription_above_the_quota_is_refused;
+    }
     claims_of_simple_consumers!(super::Client::Python);
     claims_of_changing_consumers!(super::Client::Python);
     claims_of_recalling_producers!(super::Client::Python);

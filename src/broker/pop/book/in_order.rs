@@ -64,12 +64,16 @@ impl Book {
     }
 
     pub fn keeps_order(&self) -> bool {
-        self.lines.is_some()
+        self.lines.is_some() || self.has_lanes()
     }
 
     /// Marks a range as done by a record that ends at `end`. What follows in its lines is let through when that is safe
     /// ([`Book::release`]): after a crash that loses the record, it would come before what it follows.
     pub fn done_at(&mut self, range: Range<QueueOffset>, end: PhysicalOffset) {
+        if let Some(id) = self.done_in_lane(&range) {
+            self.lanes.iter_mut().for_each(|lanes| lanes.goes_on_at(id, end));
+            return;
+        }
         self.mark_done(range.clone());
         if let Some(lines) = &mut self.lines {
             lines.done_at(range, end);
@@ -81,10 +85,15 @@ impl Book {
         while let Some(range) = self.lines.as_mut().and_then(|lines| lines.next_safe(committed)) {
             self.lines_move_on(range);
         }
+        if let Some(lanes) = &mut self.lanes {
+            lanes.release(committed);
+        }
     }
 
     pub(super) fn next_look_at_log(&self, now: Deadline) -> Option<Deadline> {
-        self.lines.as_ref().filter(|lines| lines.waits_for_log()).map(|_| now.plus(LOG_LOOK))
+        let lines = self.lines.as_ref().is_some_and(|lines| lines.waits_for_log());
+        let lanes = self.lanes.as_ref().is_some_and(|lanes| lanes.waits_for_log());
+        (lines || lanes).then(|| now.plus(LOG_LOOK))
     }
 
     pub(super) fn order(&self) -> Option<&Lines> {
@@ -139,7 +148,8 @@ impl Book {
 
     /// Whether a line moved on since this was last asked, so that a poll may find something.
     pub fn has_moved(&mut self) -> bool {
-        self.lines.as_mut().is_some_and(|lines| lines.take_moved())
+        let lanes = self.lanes.as_ref().is_some_and(|lanes| lanes.has_moved());
+        self.lines.as_mut().is_some_and(|lines| lines.take_moved()) || lanes
     }
 
     /// What is locked. A book that nobody has asked since the start knows what it restored: each of that locks its line.

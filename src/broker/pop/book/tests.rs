@@ -16,10 +16,10 @@ fn t(us: u64) -> Deadline {
     Deadline::from_micros(us)
 }
 fn claim(offset: u64, nonce: u32) -> Claim {
-    Claim { offset: at(offset), attempt: 1, run: ClaimedRun::This { nonce }, open: true }
+    Claim { offset: at(offset), attempt: 1, run: ClaimedRun::This { nonce }, open: true, passed: false }
 }
 fn earlier(offset: u64, attempt: u32) -> Claim {
-    Claim { offset: at(offset), attempt, run: ClaimedRun::Earlier { end: at(100) }, open: true }
+    Claim { offset: at(offset), attempt, run: ClaimedRun::Earlier { end: at(100) }, open: true, passed: false }
 }
 
 #[test]

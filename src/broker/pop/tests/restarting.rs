@@ -406,6 +406,7 @@ async fn a_snapshot_of_a_lost_log_is_not_believed() {
                 done: vec![],
                 retries: vec![],
                 void: Issue::default(),
+                lanes: vec![],
             }],
         }],
         ..Default::default()
@@ -435,7 +436,7 @@ proptest::proptest! {
             delay: ms(n(3)),
         };
         let done = vec![at(n(4))..at(n(4) + 1 + n(5))];
-        let book = snapshot::BookState { queue: QueueId(7), commit: at(n(6)), done, retries: vec![retry], void: Issue { run: n(6), nonce: n(3) as u32 } };
+        let book = snapshot::BookState { queue: QueueId(7), commit: at(n(6)), done, retries: vec![retry], void: Issue { run: n(6), nonce: n(3) as u32 }, lanes: vec![(crate::types::LiteId::from_number(n(2)), at(n(3)))] };
         let subscription = snapshot::SubscriptionState { topic: topic(), group: group(), books: vec![book] };
         let held_from = crate::types::PhysicalOffset::new(n(7));
         let written = snapshot::Snapshot { run: n(0), settled: at(n(1)), held_from, subscriptions: vec![subscription] };

@@ -11,7 +11,7 @@ const NOW: Timestamp = Timestamp::from_millis(1_735_689_600_000);
 fn check(messages: Vec<v2::Message>) -> Result<(TopicName, Vec<Named>), Refusal> {
     let config = Config::default();
     let peer = ([10, 0, 0, 7], 40_000).into();
-    drafts(messages, &Rules { limits: &config.messages, body_max: 4 << 20, now: NOW, peer })
+    drafts(messages, &Rules { limits: &config.messages, body_max: 4 << 20, lite_name_max: 64, now: NOW, peer })
 }
 
 fn message() -> v2::Message {
@@ -162,6 +162,34 @@ fn the_type_is_told_by_what_the_message_has() {
 }
 
 #[test]
+fn a_priority_or_a_lite_topic_goes_with_nothing_else() {
+    let conflict = Some(Code::MessagePropertyConflictWithType);
+    type Set = fn(&mut v2::SystemProperties);
+    let kinds: [Set; 2] = [|s| s.priority = Some(1), |s| s.lite_topic = Some("l".into())];
+    let others: [Set; 3] = [
+        |s| s.message_group = Some("g".into()),
+        |s| s.delivery_timestamp = Some(wire_timestamp(NOW)),
+        |s| s.set_message_type(v2::MessageType::Transaction),
+    ];
+    for kind in kinds {
+        assert_eq!(code(system(kind)), None);
+        for other in others {
+            let both = |s: &mut v2::SystemProperties| {
+                kind(s);
+                other(s);
+            };
+            assert_eq!(code(system(both)), conflict);
+        }
+    }
+    let both = |s: &mut v2::SystemProperties| {
+        s.priority = Some(0);
+        s.lite_topic = Some("l".into());
+    };
+    assert_eq!(code(system(both)), conflict);
+    assert_eq!(code(system(|s| s.priority = Some(-1))), Some(Code::BadRequest));
+}
+
+#[test]
 fn fields_become_the_properties_that_rocketmq_stores() {
     let mut m = system(|s| {
         s.tag = Some("A".into());
@@ -175,6 +203,8 @@ fn fields_become_the_properties_that_rocketmq_stores() {
     m.user_properties = HashMap::from([("colour".into(), "红".into()), ("__SHARDINGKEY".into(), "mine".into())]);
     let (_, named) = check(vec![m]).unwrap();
     let draft = &named[0].draft;
+    let (_, urgent) = check(vec![system(|s| s.priority = Some(7))]).unwrap();
+    assert_eq!(urgent[0].draft.properties.get("_SYS_MSG_PRIORITY_"), Some("7"));
     for (name, value) in [
         ("TAGS", "A"),
         ("KEYS", "k1 k2"),
@@ -197,7 +227,13 @@ fn fields_become_the_properties_that_rocketmq_stores() {
 fn transactions_are_refused_where_the_operator_says_so() {
     let mut config = Config::default();
     config.messages.refuse_transactions = true;
-    let rules = Rules { limits: &config.messages, body_max: 100, now: NOW, peer: ([10, 0, 0, 7], 40_000).into() };
+    let rules = Rules {
+        limits: &config.messages,
+        body_max: 100,
+        lite_name_max: 64,
+        now: NOW,
+        peer: ([10, 0, 0, 7], 40_000).into(),
+    };
     let half = || system(|s| s.set_message_type(v2::MessageType::Transaction));
     assert_eq!(drafts(vec![half()], &rules).err().unwrap().code, Code::Forbidden);
     assert!(drafts(vec![message()], &rules).is_ok());

@@ -34,6 +34,8 @@ fn merge(settings: v2::Settings, group: Option<&Group>) -> v2::Settings {
         polling: &config.polling,
         group,
         retry_max_times: 16,
+        lite_subscription_quota: 2000,
+        lite_name_max: 64,
     };
     merged(settings, &decided)
 }
@@ -47,6 +49,22 @@ fn subscription(settings: &v2::Settings) -> &v2::Subscription {
     match settings.pub_sub.as_ref() {
         Some(PubSub::Subscription(s)) => s,
         other => panic!("no subscription in {other:?}"),
+    }
+}
+
+#[test]
+fn lite_consumers_are_told_both_limits_and_no_others_are() {
+    use v2::ClientType::{LitePushConsumer, LiteSimpleConsumer, PushConsumer};
+    for (kind, limits) in [
+        (LitePushConsumer, (Some(2000), Some(64))),
+        (LiteSimpleConsumer, (Some(2000), Some(64))),
+        (PushConsumer, (None, None)),
+    ] {
+        let settings = consumer(kind);
+        assert!(role(&settings).is_ok(), "{kind:?}");
+        let told = merge(settings, Some(&group(RetryPolicy::apache())));
+        let told = subscription(&told);
+        assert_eq!((told.lite_subscription_quota, told.max_lite_topic_size), limits, "{kind:?}");
     }
 }
 

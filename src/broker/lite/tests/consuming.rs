@@ -1,0 +1,251 @@
+//! What comes to whom, in which order, how often.
+
+use futures_util::FutureExt;
+
+use super::*;
+use crate::broker::testing::bodies;
+
+#[tokio::test]
+async fn a_client_gets_its_lite_topics_one_message_of_each_at_a_time() {
+    let world = World::new();
+    world.subscribe("c", &["a", "b"]).await;
+    world.send(&["a0", "x0", "a1", "b0", "x1", "a2"]).await;
+    let first = world.take("c").await;
+    assert_eq!(texts(&first), ["a0", "b0"]);
+    assert!(world.taken("c").await.is_empty(), "the first ones are in flight");
+    world.ack(&first[0].receipt).await.unwrap();
+    assert_eq!(world.taken("c").await, ["a1"]);
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn what_nobody_wants_holds_up_nobody_and_waits_for_who_comes() {
+    let world = World::new();
+    world.subscribe("c", &["a"]).await;
+    world.send(&["x0", "a0", "x1", "a1"]).await;
+    assert_eq!(world.consume("c").await, ["a0", "a1"]);
+    let world = world.crash(1);
+    world.subscribe("late", &["x"]).await;
+    assert_eq!(world.consume("late").await, ["x0", "x1"]);
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn each_group_is_where_it_is() {
+    let world = World::new();
+    world.subscribe("c", &["a"]).await;
+    world.send(&["a0", "a1"]).await;
+    assert_eq!(world.consume("c").await, ["a0", "a1"]);
+    let other = GroupName::parse("others").unwrap();
+    let names = vec!["a".to_owned()];
+    let (action, start) = (LiteAction::Add, LiteStart::Last);
+    let sync = LiteSync { topic: parent(), group: other.clone(), client: client("d"), action, names, start };
+    world.broker.sync_lite(sync).await.unwrap();
+    let topic = world.broker.topic("sessions").unwrap();
+    let filter = world.broker.lite_filter(&topic, &other, &client("d")).unwrap();
+    let taken = world.broker.take(Take { group: other, filter, ..world.poll("d", 32) }).await.unwrap();
+    assert_eq!(texts(&taken), ["a0"]);
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn what_was_acked_does_not_come_again_after_a_crash_and_what_was_in_flight_does() {
+    for snapshot in [false, true] {
+        let world = World::new();
+        world.subscribe("c", &["a", "b"]).await;
+        world.send(&["a0", "b0", "a1"]).await;
+        let taken = world.take("c").await;
+        world.ack(&taken[0].receipt).await.unwrap();
+        if snapshot {
+            world.broker.snapshot().unwrap();
+        }
+        let world = world.crash(3);
+        assert!(world.taken("c").await.is_empty(), "its set is not known any more");
+        world.subscribe("c", &["a", "b"]).await;
+        assert_eq!(world.consume("c").await, ["a1", "b0"]);
+        world.broker.store().close();
+    }
+}
+
+#[tokio::test]
+async fn a_receipt_from_before_a_crash_moves_its_lite_topic_on() {
+    let world = World::new();
+    world.subscribe("c", &["a"]).await;
+    world.send(&["x0", "a0", "a1"]).await;
+    let taken = world.take("c").await;
+    let world = world.crash(4);
+    world.ack(&taken[0].receipt).await.unwrap();
+    world.ack(&taken[0].receipt).await.unwrap();
+    let world = world.crash(5);
+    world.subscribe("c", &["a"]).await;
+    assert_eq!(world.consume("c").await, ["a1"]);
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn a_failed_message_locks_its_own_lite_topic_and_comes_again_first() {
+    let world = World::new();
+    world.subscribe("c", &["a", "b"]).await;
+    world.send(&["a0", "a1", "b0", "b1"]).await;
+    let taken = world.take("c").await;
+    world.broker.change_invisible(&parent(), &group(), &taken[0].receipt, LEASE).await.unwrap();
+    world.ack(&taken[1].receipt).await.unwrap();
+    assert_eq!(world.taken("c").await, ["b1"]);
+    world.later(LEASE).await;
+    let again = world.take("c").await;
+    assert_eq!((texts(&again), again[0].attempt), (vec!["a0".to_owned(), "b1".into()], 2));
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn a_suspended_message_comes_again_as_the_same_attempt_however_often() {
+    let mut world = World::new();
+    world.subscribe("c", &["a"]).await;
+    world.send(&["a0", "a1"]).await;
+    for round in 0..2 * ATTEMPTS {
+        let taken = world.take("c").await;
+        assert_eq!((texts(&taken), taken[0].attempt), (vec!["a0".to_owned()], 1), "round {round}");
+        world.broker.suspend(&parent(), &group(), &taken[0].receipt, LEASE).await.unwrap();
+        if round % 2 == 1 {
+            world.broker.snapshot().unwrap();
+        }
+        if round > 3 {
+            world = world.crash(u64::from(round));
+            world.subscribe("c", &["a"]).await;
+        }
+        assert!(world.taken("c").await.is_empty(), "it pauses, and what follows it waits");
+        world.later(LEASE + Duration::from_millis(2)).await;
+    }
+    assert_eq!(world.consume("c").await, ["a0", "a1"]);
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn the_receipt_of_a_suspended_message_acks_it() {
+    let world = World::new();
+    world.subscribe("c", &["a"]).await;
+    world.send(&["a0", "a1"]).await;
+    let taken = world.take("c").await;
+    let receipt = world.broker.suspend(&parent(), &group(), &taken[0].receipt, LEASE).await.unwrap();
+    assert!(world.ack(&taken[0].receipt).await.is_err(), "the old one is dead");
+    world.ack(&receipt).await.unwrap();
+    assert_eq!(world.consume("c").await, ["a1"]);
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn after_its_attempts_a_message_is_dead_lettered_once_and_its_lite_topic_goes_on() {
+    let world = World::new();
+    world.subscribe("c", &["a"]).await;
+    world.send(&["a0", "a1"]).await;
+    for attempt in 1..=ATTEMPTS {
+        let taken = world.take("c").await;
+        assert_eq!((texts(&taken), taken[0].attempt), (vec!["a0".to_owned()], attempt));
+        world.later(LEASE).await;
+    }
+    let world = world.crash(6);
+    world.later(LEASE).await;
+    world.subscribe("c", &["a"]).await;
+    assert_eq!(world.consume("c").await, ["a1"]);
+    let dead = TopicName::dead_letter(&group());
+    assert_eq!(bodies(&world.broker, &dead), ["a0"]);
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn a_message_given_up_twice_is_in_the_dead_letter_topic_once() {
+    let world = World::new();
+    world.subscribe("c", &["a"]).await;
+    world.send(&["a0", "a1"]).await;
+    let taken = world.take("c").await;
+    for _ in 0..2 {
+        world.broker.forward_to_dead_letter(&parent(), &group(), &taken[0].receipt).await.unwrap();
+    }
+    assert_eq!(bodies(&world.broker, &TopicName::dead_letter(&group())), ["a0"]);
+    assert_eq!(world.consume("c").await, ["a1"]);
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn an_operator_skips_what_comes_first_and_what_comes_later() {
+    let world = World::new();
+    world.subscribe("c", &["a"]).await;
+    world.send(&["a0", "x0", "a1", "a2", "a3"]).await;
+    for offset in [3, 0] {
+        let at = crate::types::QueueOffset::new(offset);
+        assert!(world.broker.skip(&group(), &parent(), QUEUE, at).await.unwrap());
+        assert!(!world.broker.skip(&group(), &parent(), QUEUE, at).await.unwrap(), "it is done already");
+    }
+    let world = world.crash(7);
+    world.subscribe("c", &["a"]).await;
+    assert_eq!(world.consume("c").await, ["a1", "a3"]);
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn a_repeated_poll_gets_the_same_messages_though_they_lock_their_lite_topics() {
+    let world = World::new();
+    world.subscribe("c", &["a"]).await;
+    world.send(&["a0", "a1"]).await;
+    let attempt_id = crate::broker::AttemptId::parse("poll-1");
+    for _ in 0..2 {
+        let take = Take { attempt_id: attempt_id.clone(), ..world.poll("c", 32) };
+        let taken = world.broker.take(take).await.unwrap();
+        assert_eq!((texts(&taken), taken[0].attempt), (vec!["a0".to_owned()], 1));
+    }
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn a_parked_poll_is_woken_by_what_is_in_its_set_and_by_nothing_else() {
+    let world = World::new();
+    world.subscribe("c", &["a"]).await;
+    world.subscribe("d", &["b"]).await;
+    let (mut of_c, of_d) = (world.park("c").await, world.park("d").await);
+    world.send(&["x0", "b0"]).await;
+    assert_eq!(texts(&of_d.await.unwrap().unwrap()), ["b0"]);
+    assert!((&mut of_c).now_or_never().is_none());
+    world.send(&["a0"]).await;
+    let taken = of_c.await.unwrap().unwrap();
+    assert_eq!(texts(&taken), ["a0"]);
+    // What follows is let through by the ack.
+    world.send(&["a1"]).await;
+    let next = world.park("c").await;
+    world.ack(&taken[0].receipt).await.unwrap();
+    assert_eq!(texts(&next.await.unwrap().unwrap()), ["a1"]);
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn a_parked_poll_is_woken_by_a_retry_that_falls_due_and_by_a_new_subscription() {
+    let world = World::new();
+    world.subscribe("c", &["a"]).await;
+    world.send(&["a0", "b0"]).await;
+    let taken = world.take("c").await;
+    world.broker.change_invisible(&parent(), &group(), &taken[0].receipt, LEASE).await.unwrap();
+    let poll = world.park("c").await;
+    world.later(LEASE).await;
+    assert_eq!(texts(&poll.await.unwrap().unwrap()), ["a0"]);
+    let poll = world.park("c").await;
+    world.subscribe("c", &["b"]).await;
+    assert_eq!(texts(&poll.await.unwrap().unwrap()), ["b0"]);
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn what_is_no_lite_message_does_not_enter_and_no_other_consumer_takes() {
+    let mut machine = Machine::new();
+    machine.config.check_message_type = false;
+    let broker = machine.start();
+    let world = World { machine, broker };
+    world.make(2);
+    assert!(matches!(
+        world.broker.produce(&parent(), vec![normal("n")]).await,
+        Err(ProduceError::TypeConflict { expected: MessageType::Lite, .. })
+    ));
+    let take = Take { filter: Filter::All, ..world.poll("c", 1) };
+    assert!(matches!(world.broker.take(take).await, Err(TakeError::LiteOnly(_))));
+    let plain = crate::broker::TopicChange { message_type: Some(MessageType::Normal), ..Default::default() };
+    assert!(world.broker.update_topic(&parent(), plain).is_err(), "the type is for good");
+    world.broker.store().close();
+}
