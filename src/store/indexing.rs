@@ -86,13 +86,13 @@ impl Indexing {
 
     fn insert(&self, Scanned { at, frame, bytes }: &Scanned) -> Result<(), IsFull> {
         let is_rollback = frame.sys_flag.0 & SysFlag::TRANSACTION_MASK == SysFlag::TRANSACTION_ROLLBACK;
-        let Ok(topic) = frame.topic_name(bytes) else { return Ok(()) };
+        let Ok(topic) = frame.topic_text(bytes) else { return Ok(()) };
         if is_rollback {
             return Ok(());
         }
         let properties = frame.properties_of(bytes);
         let keys = properties.get(key::UNIQ_KEY).into_iter().chain(keys(properties.get(key::KEYS)));
-        let key = |key| Key { topic: topic.as_str(), key, physical: *at, stored_at: frame.stored_at };
+        let key = |key| Key { topic, key, physical: *at, stored_at: frame.stored_at };
         self.index.insert_batch(&keys.map(key).collect::<Vec<_>>())
     }
 

@@ -188,8 +188,9 @@ impl Unplaced {
 fn put_properties(out: &mut Vec<u8>, properties: &Properties, remaining: Option<usize>) {
     let at = out.len();
     let bytes = properties.encoded();
-    // The search for '#' is quick, and no usual property has one.
-    if bytes.contains(&b'#') && properties.iter().any(|(name, _)| name == key::CRC32) {
+    // The search for '#' is quick, and no usual property has one behind these letters.
+    let may_have = memchr::memchr_iter(b'#', bytes).any(|at| bytes[..=at].ends_with(key::CRC32.as_bytes()));
+    if may_have && properties.iter().any(|(name, _)| name == key::CRC32) {
         out.put_slice(properties.without(&[key::CRC32]).build().encoded());
     } else {
         out.put_slice(bytes);
@@ -420,8 +421,12 @@ impl Frame {
     }
 
     pub(super) fn topic_name(&self, record: &[u8]) -> Result<TopicName, Defect> {
-        let topic = std::str::from_utf8(&record[self.topic.clone()]).map_err(|_| Defect::Field("topic"))?;
-        TopicName::parse_any(topic).map_err(|_| Defect::Field("topic"))
+        TopicName::parse_any(self.topic_text(record)?).map_err(|_| Defect::Field("topic"))
+    }
+
+    /// The topic as it is written, whether or not a topic can be called so.
+    pub(super) fn topic_text<'a>(&self, record: &'a [u8]) -> Result<&'a str, Defect> {
+        std::str::from_utf8(&record[self.topic.clone()]).map_err(|_| Defect::Field("topic"))
     }
 
     pub(super) fn properties_of(&self, record: &Bytes) -> Properties {

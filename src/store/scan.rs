@@ -55,7 +55,7 @@ pub(super) fn scan(
     let mut unit: Vec<Scanned> = Vec::new();
     let mut at = range.start;
     while let Some(segment) = segments.find(at).filter(|_| at < range.end) {
-        let mut window = Window::new(segment);
+        let mut window = Window::new(segment, range.end);
         let stop = loop {
             if at >= range.end {
                 break None;
@@ -119,13 +119,15 @@ enum Next {
 /// A piece of a segment, read ahead.
 struct Window {
     segment: Arc<Segment>,
+    /// What lies behind is not looked at sooner than needed: it may still be written.
+    until: PhysicalOffset,
     at: PhysicalOffset,
     bytes: Bytes,
 }
 
 impl Window {
-    fn new(segment: Arc<Segment>) -> Self {
-        Self { at: segment.base(), segment, bytes: Bytes::new() }
+    fn new(segment: Arc<Segment>, until: PhysicalOffset) -> Self {
+        Self { at: segment.base(), segment, until, bytes: Bytes::new() }
     }
 
     fn next(&mut self, at: PhysicalOffset, reading: Reading) -> io::Result<Next> {
@@ -157,14 +159,21 @@ impl Window {
     }
 
     fn bytes(&mut self, at: PhysicalOffset, len: u64, reading: Reading) -> io::Result<Bytes> {
-        if reading == Reading::Fresh {
-            return self.segment.read(at, len as usize);
-        }
         let start = self.at.until(at) as usize;
         if at < self.at || start + len as usize > self.bytes.len() {
-            let mut chunk = vec![0; CHUNK.max(len).min(at.until(self.segment.end())) as usize];
-            self.segment.read_into(at, &mut chunk)?;
-            (self.at, self.bytes) = (at, chunk.into());
+            let left = at.until(self.segment.end());
+            self.bytes = match reading {
+                Reading::Fresh => {
+                    let shown = if at < self.until { at.until(self.until) } else { 0 };
+                    self.segment.read(at, shown.max(len).min(left) as usize)?
+                }
+                Reading::Checked { .. } => {
+                    let mut chunk = vec![0; CHUNK.max(len).min(left) as usize];
+                    self.segment.read_into(at, &mut chunk)?;
+                    chunk.into()
+                }
+            };
+            self.at = at;
             return Ok(self.bytes.slice(..len as usize));
         }
         Ok(self.bytes.slice(start..start + len as usize))

@@ -46,7 +46,11 @@ impl Unit {
         for (i, message) in messages.iter().enumerate() {
             let remaining = (messages.len() > 1).then(|| messages.len() - 1 - i);
             let record = record::encode(&mut unit.buffer, message, remaining, store_host)?;
-            let queue = record::is_queued(message.sys_flag).then(|| queues.queue(&message.topic, message.queue));
+            // The messages of a batch mostly go to one queue.
+            let last = unit.records.last().and_then(|last: &Pending| last.queue.as_ref());
+            let same = last.filter(|queue| queue.id() == message.queue && *queue.topic() == message.topic);
+            let found = || same.cloned().unwrap_or_else(|| queues.queue(&message.topic, message.queue));
+            let queue = record::is_queued(message.sys_flag).then(found);
             let tags_code = queue_code(&message.topic, &message.properties);
             unit.records.push(Pending { record, queue, tags_code });
         }

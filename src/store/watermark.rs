@@ -20,6 +20,9 @@ use crate::types::PhysicalOffset;
 /// A monotonic position in the log. Whoever waits for a position is woken once it is reached, in the order of the
 /// positions, or once the watermark is closed; what was reached before stays reached. Wakers are called outside its
 /// lock. The waiters are as many as there are appends unanswered, so the bound on pending bytes bounds them too.
+///
+/// To wake a task of another thread's runtime costs a call to the system. So an advance wakes one waiter of each
+/// thread, and that one, once it is polled or dropped there, wakes the others that came from its thread.
 pub(super) struct Watermark {
     at: AtomicU64,
     waiting: Mutex<Waiting>,
@@ -28,9 +31,56 @@ pub(super) struct Watermark {
 #[derive(Default)]
 struct Waiting {
     /// By position and then by arrival.
-    wakers: BTreeMap<(u64, u64), Waker>,
+    waiters: BTreeMap<(u64, u64), Waiter>,
+    /// Those whose position is reached and who are still to be woken by another of their thread.
+    relayed: BTreeMap<Lane, Vec<Waker>>,
     arrivals: u64,
     closed: Option<Poisoned>,
+}
+
+struct Waiter {
+    lane: Lane,
+    waker: Waker,
+}
+
+/// The thread that a waiter was polled on first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Lane(u64);
+
+impl Lane {
+    fn of_this_thread() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        thread_local! {
+            static LANE: Lane = Lane(NEXT.fetch_add(1, Ordering::Relaxed));
+        }
+        LANE.with(|lane| *lane)
+    }
+}
+
+impl Waiting {
+    /// Takes out who waits for `to` or less: one of each thread to be woken now, in the order of the positions.
+    fn reach(&mut self, to: u64) -> Vec<Waker> {
+        let later = self.waiters.split_off(&(to + 1, 0));
+        let mut first = Vec::new();
+        for Waiter { lane, waker } in std::mem::replace(&mut self.waiters, later).into_values() {
+            match self.relayed.get_mut(&lane) {
+                Some(others) => others.push(waker),
+                None => {
+                    self.relayed.insert(lane, Vec::new());
+                    first.push(waker);
+                }
+            }
+        }
+        first
+    }
+
+    /// Takes out a waiter that waits no more, and whom it has to wake.
+    fn leave(&mut self, place: (u64, u64), lane: Lane) -> (Option<Waiter>, Vec<Waker>) {
+        let waiter = self.waiters.remove(&place);
+        // One that is still among the waiters was not the one that was woken.
+        let others = if waiter.is_none() { self.relayed.remove(&lane).unwrap_or_default() } else { Vec::new() };
+        (waiter, others)
+    }
 }
 
 impl Watermark {
@@ -50,10 +100,9 @@ impl Watermark {
                 return;
             }
             self.at.store(to.get(), Ordering::Release);
-            let later = waiting.wakers.split_off(&(to.get() + 1, 0));
-            std::mem::replace(&mut waiting.wakers, later)
+            waiting.reach(to.get())
         };
-        ready.into_values().for_each(Waker::wake);
+        ready.into_iter().for_each(Waker::wake);
     }
 
     /// Ends all waiting, now and later, for what is not reached yet. The first reason stays.
@@ -61,9 +110,9 @@ impl Watermark {
         let all = {
             let mut waiting = self.waiting.lock();
             waiting.closed.get_or_insert(reason);
-            std::mem::take(&mut waiting.wakers)
+            std::mem::take(&mut waiting.waiters)
         };
-        all.into_values().for_each(Waker::wake);
+        all.into_values().for_each(|waiter| waiter.waker.wake());
     }
 
     /// Waits for a position. May be dropped at any time.
@@ -96,8 +145,19 @@ impl Wake for Unpark {
 pub(super) struct Reached<'a> {
     mark: &'a Watermark,
     position: u64,
-    /// Which arrival this waits as.
-    ticket: Option<u64>,
+    /// Which arrival this waits as, and from which thread.
+    ticket: Option<(u64, Lane)>,
+}
+
+impl Reached<'_> {
+    /// Waits no more. Whoever relies on this one to be woken is.
+    fn leave(&mut self) {
+        if let Some((arrival, lane)) = self.ticket.take() {
+            // Wakers may own tasks: they are called and dropped outside the lock.
+            let (_waiter, others) = self.mark.waiting.lock().leave((self.position, arrival), lane);
+            others.into_iter().for_each(Waker::wake);
+        }
+    }
 }
 
 impl Future for Reached<'_> {
@@ -106,37 +166,38 @@ impl Future for Reached<'_> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mark = self.mark;
         if mark.get().get() >= self.position {
+            self.leave();
             return Poll::Ready(Ok(()));
         }
         let mut waiting = mark.waiting.lock();
         // Again under the lock: an advance between the look and the lock has woken nobody.
-        if mark.get().get() >= self.position {
-            return Poll::Ready(Ok(()));
+        let is_reached = mark.get().get() >= self.position;
+        if is_reached || waiting.closed.is_some() {
+            let result = if is_reached { Ok(()) } else { waiting.closed.clone().map_or(Ok(()), Err) };
+            drop(waiting);
+            self.leave();
+            return Poll::Ready(result);
         }
-        if let Some(reason) = &waiting.closed {
-            return Poll::Ready(Err(reason.clone()));
-        }
-        let ticket = *self.ticket.get_or_insert_with(|| {
+        let (arrival, lane) = self.ticket.unwrap_or_else(|| {
             waiting.arrivals += 1;
-            waiting.arrivals
+            (waiting.arrivals, Lane::of_this_thread())
         });
-        match waiting.wakers.get_mut(&(self.position, ticket)) {
-            Some(waker) => waker.clone_from(cx.waker()),
+        match waiting.waiters.get_mut(&(self.position, arrival)) {
+            Some(waiter) => waiter.waker.clone_from(cx.waker()),
             None => {
-                waiting.wakers.insert((self.position, ticket), cx.waker().clone());
+                let waker = cx.waker().clone();
+                waiting.waiters.insert((self.position, arrival), Waiter { lane, waker });
             }
         }
+        drop(waiting);
+        self.ticket = Some((arrival, lane));
         Poll::Pending
     }
 }
 
 impl Drop for Reached<'_> {
     fn drop(&mut self) {
-        if let Some(ticket) = self.ticket {
-            // The waker may own a task: it is dropped outside the lock.
-            let waker = self.mark.waiting.lock().wakers.remove(&(self.position, ticket));
-            drop(waker);
-        }
+        self.leave();
     }
 }
 
@@ -163,18 +224,75 @@ mod tests {
         Pin::new(future).poll(&mut Context::from_waker(&waker))
     }
 
+    fn woken(counts: &[Arc<Count>]) -> Vec<usize> {
+        counts.iter().map(|c| c.0.load(Ordering::SeqCst)).collect()
+    }
+
     #[test]
     fn an_advance_wakes_what_lies_at_or_below_it_and_nothing_else() {
         let mark = Watermark::new(at(5));
-        let counts: [Arc<Count>; 3] = Default::default();
-        let mut waits = [mark.reached(at(6)), mark.reached(at(9)), mark.reached(at(10))];
+        let counts: [Arc<Count>; 4] = Default::default();
+        let mut waits = [mark.reached(at(6)), mark.reached(at(8)), mark.reached(at(9)), mark.reached(at(10))];
         for (wait, count) in waits.iter_mut().zip(&counts) {
             assert!(poll(wait, count).is_pending());
         }
         mark.advance(at(9));
-        assert_eq!(counts.each_ref().map(|c| c.0.load(Ordering::SeqCst)), [1, 1, 0]);
+        // One call to the thread, where the first wakes the others.
+        assert_eq!(woken(&counts), [1, 0, 0, 0]);
+        assert!(matches!(poll(&mut waits[0], &counts[0]), Poll::Ready(Ok(()))));
+        assert_eq!(woken(&counts), [1, 1, 1, 0]);
         assert!(matches!(poll(&mut waits[1], &counts[1]), Poll::Ready(Ok(()))));
-        assert!(poll(&mut waits[2], &counts[2]).is_pending());
+        assert!(poll(&mut waits[3], &counts[3]).is_pending());
+        assert_eq!(woken(&counts), [1, 1, 1, 0]);
+    }
+
+    #[test]
+    fn each_thread_that_waits_is_woken_by_the_advance_itself() {
+        let mark = Watermark::new(at(0));
+        let counts: [Arc<Count>; 4] = Default::default();
+        let mut waits = [1, 2, 3, 4].map(|n| mark.reached(at(n)));
+        let (here, there) = waits.split_at_mut(2);
+        let register = |waits: &mut [Reached<'_>], counts: &[Arc<Count>]| {
+            waits.iter_mut().zip(counts).for_each(|(wait, count)| assert!(poll(wait, count).is_pending()));
+        };
+        register(here, &counts[..2]);
+        thread::scope(|scope| scope.spawn(|| register(there, &counts[2..])).join().unwrap());
+        mark.advance(at(4));
+        assert_eq!(woken(&counts), [1, 0, 1, 0]);
+    }
+
+    #[test]
+    fn a_waiter_that_is_dropped_once_it_was_woken_leaves_nobody_asleep() {
+        let mark = Watermark::new(at(0));
+        let counts: [Arc<Count>; 3] = Default::default();
+        let [mut first, mut second, mut third] = [1, 1, 2].map(|n| mark.reached(at(n)));
+        for (wait, count) in [&mut first, &mut second, &mut third].into_iter().zip(&counts) {
+            assert!(poll(wait, count).is_pending());
+        }
+        mark.advance(at(1));
+        // Reached while the one that was woken has not come yet.
+        mark.advance(at(2));
+        assert_eq!(woken(&counts), [1, 0, 0]);
+        drop(first);
+        assert_eq!(woken(&counts), [1, 1, 1]);
+        assert!(matches!(poll(&mut second, &counts[1]), Poll::Ready(Ok(()))));
+        assert!(matches!(poll(&mut third, &counts[2]), Poll::Ready(Ok(()))));
+        assert!(mark.waiting.lock().relayed.is_empty());
+    }
+
+    #[test]
+    fn a_waiter_that_gives_up_before_its_position_does_not_take_the_place_of_one_that_was_woken() {
+        let mark = Watermark::new(at(0));
+        let counts: [Arc<Count>; 3] = Default::default();
+        let [mut first, mut second, mut late] = [1, 1, 9].map(|n| mark.reached(at(n)));
+        for (wait, count) in [&mut first, &mut second, &mut late].into_iter().zip(&counts) {
+            assert!(poll(wait, count).is_pending());
+        }
+        mark.advance(at(1));
+        drop(late);
+        assert_eq!(woken(&counts), [1, 0, 0]);
+        assert!(matches!(poll(&mut first, &counts[0]), Poll::Ready(Ok(()))));
+        assert_eq!(woken(&counts), [1, 1, 0]);
     }
 
     #[test]
@@ -191,7 +309,7 @@ mod tests {
         let mut wait = mark.reached(at(1));
         assert!(poll(&mut wait, &count).is_pending());
         drop(wait);
-        assert!(mark.waiting.lock().wakers.is_empty());
+        assert!(mark.waiting.lock().waiters.is_empty());
         mark.advance(at(1));
         assert_eq!(count.0.load(Ordering::SeqCst), 0);
     }
@@ -223,6 +341,6 @@ mod tests {
                 mark.advance(at(n));
             }
         });
-        assert!(mark.waiting.lock().wakers.is_empty());
+        assert!(mark.waiting.lock().waiters.is_empty());
     }
 }

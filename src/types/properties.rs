@@ -110,7 +110,9 @@ pub mod key {
 
     /// True for [`RESERVED`] and for FerroMQ's own keys.
     pub fn is_reserved(key: &str) -> bool {
-        key == UNIT_REMAINING || key.starts_with(USERS) || RESERVED.contains(&key)
+        // None begins with a small letter, as most keys of users do.
+        let may_be = key.bytes().next().is_some_and(|first| !first.is_ascii_lowercase());
+        may_be && (key == UNIT_REMAINING || key.starts_with(USERS) || RESERVED.contains(&key))
     }
 }
 
