@@ -12,12 +12,12 @@ use crate::{
     store::{Purpose, Ticket},
     types::{
         MessageType, NewMessage, PhysicalOffset, Properties, QueueId, QueueOffset, SysFlag, Timestamp, TopicName,
-        java_hash,
+        java_hash, properties::key,
     },
 };
 
 use super::{
-    AdminError, Broker, ProduceError, TransactionId,
+    AdminError, Broker, ProduceError, Topic, TransactionId,
     delay::{Held, put_aside},
     metadata::TopicEntry,
     transaction::as_half,
@@ -140,8 +140,8 @@ impl Broker {
         let turn = entry.lane.next_queue(topic.write_queues);
         let (mut unit, mut placed) = (Vec::with_capacity(drafts.len()), Vec::with_capacity(drafts.len()));
         for (i, draft) in drafts.into_iter().enumerate() {
-            let (group, is_half) = (draft.message_group.as_deref(), is_half(&draft));
-            let queue = group.map_or(turn, |group| queue_of_group(group, topic.write_queues));
+            let is_half = is_half(&draft);
+            let queue = queue_of(&draft, topic, turn);
             placed.push((queue, draft.message_type));
             let message = draft.placed(&topic.name, queue);
             unit.push(match held.until(i) {
@@ -181,13 +181,32 @@ impl Broker {
 /// messages.
 fn check_served(drafts: &[Draft]) -> Result<(), ProduceError> {
     let served = |message_type| {
-        use MessageType::{Delay, Fifo, Normal, Transaction};
-        matches!(message_type, Normal | Fifo | Delay | Transaction)
+        use MessageType::{Delay, Fifo, Normal, Priority, Transaction};
+        matches!(message_type, Normal | Fifo | Delay | Transaction | Priority)
     };
     match drafts.iter().find(|draft| !served(draft.message_type)) {
         Some(draft) => Err(ProduceError::Unsupported(draft.message_type)),
         None => Ok(()),
     }
+}
+
+/// A message goes to its message group's queue, a message with a priority to the queue of its class, others to the one
+/// whose turn it is.
+fn queue_of(draft: &Draft, topic: &Topic, turn: QueueId) -> QueueId {
+    if topic.message_type == Some(MessageType::Priority) {
+        return queue_of_priority(priority_of(&draft.properties), topic.write_queues);
+    }
+    draft.message_group.as_deref().map_or(turn, |group| queue_of_group(group, topic.write_queues))
+}
+
+/// 0 where the message has none.
+fn priority_of(properties: &Properties) -> u32 {
+    properties.get(key::PRIORITY).and_then(|priority| priority.parse().ok()).unwrap_or(0)
+}
+
+/// Each queue of a PRIORITY topic is a class: queue n holds priority n, and the last one whatever is above.
+fn queue_of_priority(priority: u32, queues: u32) -> QueueId {
+    QueueId(priority.min(queues.saturating_sub(1)))
 }
 
 /// The queue of a message group: Java's hash of the name, then a jump consistent hash, as RocketMQ's proxy does it

@@ -139,6 +139,15 @@ impl StoredMessage {
             body: self.body.clone(),
         }
     }
+
+    /// How urgent it is, if it says so.
+    pub fn priority(&self) -> Option<u32> {
+        self.properties.get(key::PRIORITY)?.parse().ok()
+    }
+    /// The lite topic that it is for.
+    pub fn lite_topic(&self) -> Option<&str> {
+        self.properties.get(key::LITE_TOPIC)
+    }
     /// The ordering key of a FIFO message.
     pub fn message_group(&self) -> Option<&str> {
         self.properties.get(key::SHARDING_KEY)

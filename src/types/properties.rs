@@ -21,6 +21,10 @@ pub mod key {
     pub const REAL_QID: &str = "REAL_QID";
     pub const PGROUP: &str = "PGROUP";
     pub const SHARDING_KEY: &str = "__SHARDINGKEY";
+    /// How urgent a message is; decimal, higher first.
+    pub const PRIORITY: &str = "_SYS_MSG_PRIORITY_";
+    /// The lite topic that a message of a LITE topic is for.
+    pub const LITE_TOPIC: &str = "__LITE_TOPIC";
     pub const TRACE_CONTEXT: &str = "TRACE_CONTEXT";
     pub const BORN_HOST: &str = "__BORNHOST";
     pub const BORN_TIMESTAMP: &str = "BORN_TIMESTAMP";

@@ -98,9 +98,9 @@ impl Broker {
     /// Reads message groups until as many messages as a poll wants can be delivered, in order.
     pub(super) async fn learn(&self, subscription: &Arc<Subscription>, take: &Take) -> Learnt {
         let mut learnt = Learnt::default();
-        let (books, first) = (subscription.books(), subscription.turn());
+        let books = subscription.books();
         let (mut wanted, mut left) = (take.max.clamp(1, BATCH_MAX), LEARN_MAX);
-        for index in (0..books.len()).map(|n| first.wrapping_add(n) % books.len()) {
+        for index in subscription.turn(books.len()) {
             let book = &books[index];
             let mut chunk = wanted;
             loop {

@@ -291,13 +291,17 @@ impl Broker {
         let pop = &self.inner.pop;
         let names = (&topic.name, group);
         let first = |queue| self.queue_start(&topic.name, queue);
-        pop.subscriptions.get_or_make(&self.inner.store, &pop.polls, names, topic.read_queues, first, |starts| {
+        let record = |starts| {
             pop.touch();
             // Without the record the choice is kept by the next snapshot, or, after a crash before it, made again.
             if let Err(error) = pop.log.append_names(&topic.name, group, starts) {
                 tracing::warn!(topic = %topic.name, %group, %error, "could not record where a new group starts");
             }
-        })
+        };
+        let made =
+            pop.subscriptions.get_or_make(&self.inner.store, &pop.polls, names, topic.read_queues, first, record)?;
+        made.serves(topic);
+        Ok(made)
     }
 
     /// The books of a group on a topic, by queue, made if need be.

@@ -8,7 +8,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -16,10 +16,10 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::{
     store::{Queue, Store},
-    types::{Deadline, GroupName, QueueId, QueueOffset, TopicName},
+    types::{Deadline, GroupName, MessageType, QueueId, QueueOffset, TopicName},
 };
 
-use super::{Book, Line, LongPoll, What};
+use super::{Book, Line, LongPoll, Topic, What};
 use crate::broker::meters::GroupMeter;
 
 /// Whose books they are, and who waits for them.
@@ -38,6 +38,8 @@ pub struct Subscription {
     books: RwLock<Arc<[Arc<QueueBook>]>>,
     /// Where the next take begins, so that no queue is always the last.
     turn: AtomicUsize,
+    /// The topic is a PRIORITY topic.
+    by_priority: AtomicBool,
 }
 
 /// The book of one queue and its lock. About 450 bytes when idle.
@@ -74,14 +76,42 @@ impl Subscription {
     }
 
     /// What [`Subscription::next_turn`] says next, unless another poll is faster.
-    pub fn turn(&self) -> usize {
-        self.turn.load(Ordering::Relaxed)
+    pub fn turn(&self, queues: usize) -> impl Iterator<Item = usize> + use<> {
+        in_turn(self.turn.load(Ordering::Relaxed), queues, self.by_priority.load(Ordering::Relaxed))
     }
 
-    /// The queue to begin with: another one each time.
-    pub fn next_turn(&self) -> usize {
-        self.turn.fetch_add(1, Ordering::Relaxed)
+    /// The order in which to look at the queues: another one each time.
+    pub fn next_turn(&self, queues: usize) -> impl Iterator<Item = usize> + use<> {
+        in_turn(self.turn.fetch_add(1, Ordering::Relaxed), queues, self.by_priority.load(Ordering::Relaxed))
     }
+
+    /// Takes note of the topic's type, which may have changed.
+    pub fn serves(&self, topic: &Topic) {
+        self.by_priority.store(topic.message_type == Some(MessageType::Priority), Ordering::Relaxed);
+    }
+}
+
+/// Of the walks over a PRIORITY topic one in so many begins with another class than the highest, each class in its turn:
+/// whatever comes in above, a class of `n` is the first in one walk of `n` times this.
+const FAIR_TURN: usize = 8;
+
+/// The order in which a walk looks at `queues` queues in its turn: another one first each time; of a PRIORITY topic the
+/// highest class first as a rule, and then downwards.
+pub fn in_turn(turn: usize, queues: usize, by_priority: bool) -> impl Iterator<Item = usize> {
+    let fair = turn % FAIR_TURN == FAIR_TURN - 1;
+    let first = match by_priority {
+        true if fair => (turn / FAIR_TURN) % queues.max(1),
+        true => queues.saturating_sub(1),
+        false => turn % queues.max(1),
+    };
+    let nth = move |n: usize| match (by_priority, n) {
+        (false, n) => (first + n) % queues,
+        (true, 0) => first,
+        // The others, without the one that was first.
+        (true, n) if queues - n > first => queues - n,
+        (true, n) => queues - 1 - n,
+    };
+    (0..queues).map(nth)
 }
 
 /// All subscriptions.
@@ -206,7 +236,12 @@ impl Subscriptions {
         let line = polls.line(topic, group);
         let owner = Owner { topic: topic.clone(), group: group.clone(), line, meter: OnceLock::new() };
         let books = RwLock::new(Vec::new().into());
-        Arc::new(Subscription { owner: Arc::new(owner), books, turn: AtomicUsize::new(0) })
+        Arc::new(Subscription {
+            owner: Arc::new(owner),
+            books,
+            turn: AtomicUsize::new(0),
+            by_priority: AtomicBool::new(false),
+        })
     }
 
     fn book(&self, owner: &Arc<Owner>, queue: Queue, queue_id: QueueId, book: Book) -> Arc<QueueBook> {

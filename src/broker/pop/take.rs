@@ -221,8 +221,7 @@ impl Broker {
         };
         let books = subscription.books();
         let mut batch = Batch::of(self, subscription, &books, walk.until);
-        let first = subscription.next_turn();
-        for index in (0..books.len()).map(|n| first.wrapping_add(n) % books.len()) {
+        for index in subscription.next_turn(books.len()) {
             let book = &books[index];
             let mut pages = book.open();
             pages.book.keep_order(group.fifo, || inner.store.end());

@@ -92,6 +92,8 @@ pub fn undelivered(stored: StoredMessage, digest: DigestKind, now: Timestamp) ->
             key::UNIQ_KEY => value.clone_into(&mut system.message_id),
             key::BORN_HOST => value.clone_into(&mut system.born_host),
             key::SHARDING_KEY => system.message_group = Some(value.into()),
+            key::PRIORITY => system.priority = value.parse().ok(),
+            key::LITE_TOPIC => system.lite_topic = Some(value.into()),
             key::TRACE_CONTEXT => system.trace_context = Some(value.into()),
             key::TRAN_MSG => kind.transaction = value == "true",
             key::DELAY => kind.timed = true,
@@ -114,7 +116,7 @@ pub fn undelivered(stored: StoredMessage, digest: DigestKind, now: Timestamp) ->
             }
         }
     }
-    system.message_type = kind.message_type(system.message_group.is_some()) as i32;
+    system.message_type = kind.message_type(&system) as i32;
     if system.message_id.is_empty() {
         system.message_id = offset_id(&stored);
     }
@@ -140,11 +142,13 @@ struct Kind {
 }
 
 impl Kind {
-    fn message_type(&self, grouped: bool) -> v2::MessageType {
-        match (self.transaction, self.timed, grouped) {
-            (true, ..) => v2::MessageType::Transaction,
-            (_, true, _) => v2::MessageType::Delay,
-            (.., true) => v2::MessageType::Fifo,
+    fn message_type(&self, system: &v2::SystemProperties) -> v2::MessageType {
+        match self {
+            _ if self.transaction => v2::MessageType::Transaction,
+            _ if self.timed => v2::MessageType::Delay,
+            _ if system.message_group.is_some() => v2::MessageType::Fifo,
+            _ if system.lite_topic.is_some() => v2::MessageType::Lite,
+            _ if system.priority.is_some() => v2::MessageType::Priority,
             _ => v2::MessageType::Normal,
         }
     }

@@ -60,7 +60,9 @@ fn draft(topic: &TopicName, message: v2::Message, rules: &Rules<'_>) -> Result<N
     // Of two entries with one name the later counts, so the system's go last.
     for (name, value) in &message.user_properties {
         match &**name {
-            key::SHARDING_KEY | key::TRACE_CONTEXT => properties.push(&format!("{}{name}", key::USERS), value),
+            key::SHARDING_KEY | key::TRACE_CONTEXT | key::PRIORITY | key::LITE_TOPIC => {
+                properties.push(&format!("{}{name}", key::USERS), value)
+            }
             _ => properties.push(name, value),
         };
     }
@@ -163,6 +165,10 @@ fn check_system(system: &v2::SystemProperties, rules: &Rules<'_>) -> Result<(), 
             return Err(Refusal::new(Code::IllegalDeliveryTime, text));
         }
     }
+    check_one_of_a_kind(system)?;
+    if system.priority.is_some_and(|priority| priority < 0) {
+        return Err(Refusal::new(Code::BadRequest, "the priority is negative; 0 is the lowest"));
+    }
     let group = system.message_group.as_deref().unwrap_or_default();
     let below = rules.limits.group_bytes_below;
     if is_blank(group) || group.len() >= below || has_control(group) {
@@ -170,6 +176,26 @@ fn check_system(system: &v2::SystemProperties, rules: &Rules<'_>) -> Result<(), 
         return Err(Refusal::new(Code::IllegalMessageGroup, text));
     }
     Ok(())
+}
+
+/// A priority and a lite topic each exclude whatever else makes a type of its own.
+fn check_one_of_a_kind(system: &v2::SystemProperties) -> Result<(), Refusal> {
+    let given = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
+    let (priority, lite) = (system.priority.is_some(), given(&system.lite_topic));
+    let others = [
+        (system.message_type() == v2::MessageType::Transaction, "a transaction"),
+        (system.delivery_timestamp.is_some(), "a delivery time"),
+        (given(&system.message_group), "a message group"),
+        (priority && lite, "a lite topic"),
+    ];
+    let kind = if priority { "a priority" } else { "a lite topic" };
+    match others.iter().find(|(has, _)| *has && (priority || lite)) {
+        Some((_, other)) => {
+            let text = format!("a message has either {kind} or {other}, not both");
+            Err(Refusal::new(Code::MessagePropertyConflictWithType, text))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The type is told by what the message has, not by what it says it is; only a half message cannot be told otherwise.
@@ -213,6 +239,9 @@ fn push_system(
     }
     if let Some(due) = system.delivery_timestamp.as_ref().map(timestamp) {
         out.push(key::TIMER_DELIVER_MS, &due.to_string());
+    }
+    if let Some(priority) = system.priority {
+        out.push(key::PRIORITY, &priority.to_string());
     }
     // Told by the client for people to read; the record has the peer's own address.
     if system.born_host.trim().is_empty() || has_control(&system.born_host) {

@@ -4,6 +4,7 @@ mod fifo;
 mod large;
 mod model;
 mod own;
+mod priority;
 mod resetting;
 mod restarting;
 mod reviving;

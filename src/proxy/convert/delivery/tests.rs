@@ -61,9 +61,21 @@ fn the_type_is_what_the_properties_say() {
         (&[("TIMER_DELAY_SEC", "5")][..], Type::Delay),
         (&[("TRAN_MSG", "true"), ("DELAY", "3")][..], Type::Transaction),
         (&[("TRAN_MSG", "false")][..], Type::Normal),
+        (&[("_SYS_MSG_PRIORITY_", "3")][..], Type::Priority),
+        (&[("__LITE_TOPIC", "l")][..], Type::Lite),
     ] {
         assert_eq!(system(properties).message_type(), expected, "{properties:?}");
     }
+}
+
+#[test]
+fn priority_and_lite_topic_are_told_and_are_not_the_users() {
+    let properties =
+        [("_SYS_MSG_PRIORITY_", "3"), ("__LITE_TOPIC", "l"), ("__FERROMQ_USER._SYS_MSG_PRIORITY_", "mine")];
+    let message = delivered(stored(&properties));
+    assert_eq!(message.user_properties, [("_SYS_MSG_PRIORITY_".to_owned(), "mine".to_owned())].into());
+    let system = message.system_properties.unwrap();
+    assert_eq!((system.priority, system.lite_topic.as_deref()), (Some(3), Some("l")));
 }
 
 #[test]

@@ -162,6 +162,34 @@ fn the_type_is_told_by_what_the_message_has() {
 }
 
 #[test]
+fn a_priority_or_a_lite_topic_goes_with_nothing_else() {
+    let conflict = Some(Code::MessagePropertyConflictWithType);
+    type Set = fn(&mut v2::SystemProperties);
+    let kinds: [Set; 2] = [|s| s.priority = Some(1), |s| s.lite_topic = Some("l".into())];
+    let others: [Set; 3] = [
+        |s| s.message_group = Some("g".into()),
+        |s| s.delivery_timestamp = Some(wire_timestamp(NOW)),
+        |s| s.set_message_type(v2::MessageType::Transaction),
+    ];
+    for kind in kinds {
+        assert_eq!(code(system(kind)), None);
+        for other in others {
+            let both = |s: &mut v2::SystemProperties| {
+                kind(s);
+                other(s);
+            };
+            assert_eq!(code(system(both)), conflict);
+        }
+    }
+    let both = |s: &mut v2::SystemProperties| {
+        s.priority = Some(0);
+        s.lite_topic = Some("l".into());
+    };
+    assert_eq!(code(system(both)), conflict);
+    assert_eq!(code(system(|s| s.priority = Some(-1))), Some(Code::BadRequest));
+}
+
+#[test]
 fn fields_become_the_properties_that_rocketmq_stores() {
     let mut m = system(|s| {
         s.tag = Some("A".into());
@@ -175,6 +203,8 @@ fn fields_become_the_properties_that_rocketmq_stores() {
     m.user_properties = HashMap::from([("colour".into(), "红".into()), ("__SHARDINGKEY".into(), "mine".into())]);
     let (_, named) = check(vec![m]).unwrap();
     let draft = &named[0].draft;
+    let (_, urgent) = check(vec![system(|s| s.priority = Some(7))]).unwrap();
+    assert_eq!(urgent[0].draft.properties.get("_SYS_MSG_PRIORITY_"), Some("7"));
     for (name, value) in [
         ("TAGS", "A"),
         ("KEYS", "k1 k2"),
