@@ -27,6 +27,7 @@ Examples:
 pub enum Verb {
     /// List the dead letters of a group that wait to be looked after.
     List {
+        /// Whose dead letters.
         group: String,
         /// Those that were sent again, or consumed, too.
         #[arg(long)]
@@ -40,6 +41,7 @@ pub enum Verb {
     /// Send dead letters to the topics that they came from, with their ids. Every group of the topic gets them.
     #[command(group(clap::ArgGroup::new("which").required(true).args(["offsets", "everything"])))]
     Resend {
+        /// Whose dead letters.
         group: String,
         /// Which ones: offsets in the dead-letter topic, as `ferromq dlq list` shows them.
         #[arg(value_name = "OFFSET")]

@@ -81,6 +81,7 @@ pub enum Verb {
     Reset(reset::Args),
     /// Show what a group has before it, topic by topic.
     Lag {
+        /// The group.
         name: String,
         /// Of this topic alone.
         #[arg(long)]
@@ -90,6 +91,7 @@ pub enum Verb {
     },
     /// Show the consumers of a group that are connected.
     Connections {
+        /// The group.
         name: String,
         /// Those that subscribe to this topic.
         #[arg(long)]

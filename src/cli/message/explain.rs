@@ -17,6 +17,7 @@ Examples:
   ferromq message explain 01A4BB6D19F2C41A2B0A0B0C0D00000005
   ferromq message explain 01A4BB6D19F2C41A2B0A0B0C0D00000005 --topic orders --json | jq -r 'select(.event) | .event.what'")]
 pub struct Args {
+    /// Its id, as the producer was told it.
     message_id: String,
     /// Of this topic alone, which is quicker where there are many.
     #[arg(long)]

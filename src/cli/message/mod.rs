@@ -37,7 +37,9 @@ Examples:
 pub enum Verb {
     /// Show the message with an id.
     Get {
+        /// Its id, as the producer was told it.
         message_id: String,
+        /// Its topic.
         #[arg(long)]
         topic: String,
         #[command(flatten)]
@@ -45,7 +47,9 @@ pub enum Verb {
     },
     /// Show messages with a key, the newest first; 64 at most.
     Find {
+        /// One of the keys that the producer gave it.
         key: String,
+        /// Their topic.
         #[arg(long)]
         topic: String,
         #[command(flatten)]
@@ -55,6 +59,7 @@ pub enum Verb {
     },
     /// Show messages in the order in which they were stored. It consumes nothing.
     Browse {
+        /// The topic.
         topic: String,
         #[command(flatten)]
         span: Span,
@@ -72,7 +77,9 @@ pub enum Verb {
     },
     /// Send a message to its topic again, as it was sent and with its id. Every group of the topic gets it.
     Resend {
+        /// Its id, as the producer was told it.
         message_id: String,
+        /// Its topic.
         #[arg(long)]
         topic: String,
         #[command(flatten)]
