@@ -14,7 +14,7 @@ mod tests;
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 pub use copies::{Copy, Kind};
-pub use ring::{Seen, Sighting};
+pub use ring::{Seen, Sighted, Sighting};
 
 pub(super) use ring::Sightings;
 
@@ -222,8 +222,7 @@ impl Broker {
     /// What is remembered of clients: deliveries, and who did what the log says was done.
     fn add_sightings(&self, events: &mut Vec<Event>, places: &[Place]) {
         let is_of = |sighting: &Sighting, place: &Place| {
-            let here = |(queue, offset, _): &(QueueId, QueueOffset, u32)| (*queue, *offset) == (place.1, place.2);
-            (sighting.topic == place.0).then(|| sighting.messages.iter().find(|m| here(m)).copied()).flatten()
+            (sighting.topic == place.0).then(|| sighting.messages.at(place.1, place.2)).flatten()
         };
         let sightings = self.inner.sightings.find(|s| places.iter().any(|place| is_of(s, place).is_some()));
         for sighting in &sightings {
@@ -291,7 +290,7 @@ impl Broker {
         let since = self.inner.sightings.complete_since();
         if stored_at < since {
             gaps.push(format!(
-                "deliveries before {since} are not all remembered: they are kept in memory, the newest alone, and not over a restart"
+                "deliveries before {since} are not all remembered: they are kept in memory, the newest alone, of one call the first 64 messages, and not over a restart"
             ));
         }
         if found.gone_before.is_some() {
