@@ -49,14 +49,15 @@ impl Backlog {
 }
 
 impl Broker {
-    /// The backlog of every group on every topic that it consumes. Opens one book at a time, for a few instructions. Ages
+    /// The backlog of every group on every topic that it consumes; its own dead letters are none, whether or not an operator
+    /// sent some of them again. Opens one book at a time, for a few instructions. Ages
     /// are read from the log, which may wait for the disk; those that are not read by `ages_until` are left out.
     pub fn backlogs(&self, ages_until: Deadline) -> Backlogs {
         let mut found = Backlogs::default();
         let mut together: HashMap<Option<(TopicName, GroupName)>, Backlog> = HashMap::new();
         for subscription in self.inner.pop.subscriptions() {
             let owner = &subscription.owner;
-            if owner.group.is_system() {
+            if owner.group.is_system() || owner.topic == TopicName::dead_letter(&owner.group) {
                 continue;
             }
             let is_other = self.inner.meters.groups.is_other(self.inner.meters.group(owner));
