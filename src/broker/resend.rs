@@ -80,6 +80,24 @@ impl From<TooManyBooks> for ResendError {
     }
 }
 
+impl ResendError {
+    /// Whether another message may well be sent: what is wrong is wrong with this one, or with its topic.
+    pub fn is_of_the_letter(&self) -> bool {
+        match self {
+            Self::TopicNotFound(_)
+            | Self::NotWritable(_)
+            | Self::NoLetter { .. }
+            | Self::Done(_)
+            | Self::NoOrigin(_) => true,
+            Self::Append(error) => {
+                matches!(error, AppendError::TooLarge { .. } | AppendError::PropertiesTooLarge { .. })
+            }
+            Self::Read(error) => matches!(error, ReadError::Gone(_) | ReadError::Corrupt { .. }),
+            Self::GroupNotFound(_) | Self::TooManyBooks { .. } | Self::Unconfirmed(_) => false,
+        }
+    }
+}
+
 impl Broker {
     /// Dead letters of a group from an offset on, those that are done too if `all`. Waits for the disk.
     pub fn dead_letters(

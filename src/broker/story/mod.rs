@@ -22,6 +22,9 @@ use self::settles::{Fate, Found, Place, Settled};
 use super::{Broker, LookError, pop::Exception};
 use crate::types::{ClientId, GroupName, QueueId, QueueOffset, Timestamp, TopicName};
 
+/// How long a story looks, in all.
+const TIME_MAX: Duration = Duration::from_secs(15);
+
 /// All that is known of a message.
 #[derive(Debug)]
 pub struct Story {
@@ -156,10 +159,11 @@ impl Broker {
 
     /// The life of the message with this id, of a topic or of any; `None` when nothing is known of it. Waits for the disk.
     pub fn explain(&self, topic: Option<&TopicName>, id: &str) -> Result<Option<Story>, LookError> {
-        let copies = self.copies(topic, id)?;
+        let until = self.inner.clock.now().plus(TIME_MAX);
+        let (copies, missing) = self.copies(topic, id, until)?;
         let Some(first) = copies.first() else { return Ok(None) };
         let places: Vec<Place> = copies.iter().map(Copy::place).collect();
-        let found = self.settled(&places, first.stored_at)?;
+        let found = self.settled(&places, first.stored_at, until)?;
         let mut events: Vec<Event> = copies.iter().map(stored).collect();
         let mut failures: BTreeMap<(Option<GroupName>, usize), u32> = BTreeMap::new();
         for settled in &found.settled {
@@ -174,7 +178,8 @@ impl Broker {
         events.sort_by_key(|event| (event.at, event.what.turn()));
         let standings = copies.iter().filter(|copy| copy.kind.is_consumed()).flat_map(|copy| self.standings(copy));
         let standings = standings.collect();
-        let gaps = self.gaps(first.stored_at, &found);
+        let mut gaps = self.gaps(first.stored_at, &found);
+        gaps.extend(missing.map(|missing| missing.to_string()));
         Ok(Some(Story { copies, events, standings, gaps }))
     }
 
