@@ -92,7 +92,7 @@ use crate::{
 };
 
 /// Reads that may have to wait for the device, at once. More would only queue at the device, on threads of their own.
-const COLD_READS_MAX: usize = 16;
+pub const COLD_READS_MAX: usize = 16;
 
 /// A poll.
 #[derive(Clone, Debug)]
