@@ -152,7 +152,7 @@ mod tests {
         else {
             panic!("it is a text")
         };
-        let mut config = Config::default();
+        let mut config = crate::config::Config::default();
         for (text, ip) in [("", "127.0.0.1"), ("0.0.0.0", "0.0.0.0"), ("", "127.0.0.1"), ("::", "::")] {
             set(&mut config, text).unwrap();
             assert_eq!(config.ops.listen.ip().to_string(), ip, "{text:?}");
