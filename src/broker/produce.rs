@@ -141,7 +141,7 @@ impl Broker {
         let (mut unit, mut placed) = (Vec::with_capacity(drafts.len()), Vec::with_capacity(drafts.len()));
         for (i, draft) in drafts.into_iter().enumerate() {
             let is_half = is_half(&draft);
-            let queue = queue_of(&draft, topic, turn);
+            let queue = queue_of(&draft.properties, draft.message_group.as_deref(), topic, turn);
             placed.push((queue, draft.message_type));
             let message = draft.placed(&topic.name, queue);
             unit.push(match held.until(i) {
@@ -192,11 +192,11 @@ fn check_served(drafts: &[Draft]) -> Result<(), ProduceError> {
 
 /// A message goes to its message group's queue, a message with a priority to the queue of its class, others to the one
 /// whose turn it is.
-fn queue_of(draft: &Draft, topic: &Topic, turn: QueueId) -> QueueId {
+pub(super) fn queue_of(properties: &Properties, message_group: Option<&str>, topic: &Topic, turn: QueueId) -> QueueId {
     if topic.message_type == Some(MessageType::Priority) {
-        return queue_of_priority(priority_of(&draft.properties), topic.write_queues);
+        return queue_of_priority(priority_of(properties), topic.write_queues);
     }
-    draft.message_group.as_deref().map_or(turn, |group| queue_of_group(group, topic.write_queues))
+    message_group.map_or(turn, |group| queue_of_group(group, topic.write_queues))
 }
 
 /// 0 where the message has none.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::{
     Broker, Topic, Unconfirmed,
     pop::{QueueBook, TooManyBooks},
-    produce::queue_of_group,
+    produce::queue_of,
 };
 use crate::{
     store::{AppendError, Purpose, ReadError, Ticket},
@@ -212,8 +212,8 @@ impl Broker {
 fn again_for(message: &StoredMessage, topic: &Topic) -> NewMessage {
     let on_the_way = [key::RETRY_TOPIC, key::ORIGIN_MESSAGE_ID, key::DLQ_ORIGIN_TOPIC, key::DLQ_ORIGIN_MESSAGE_ID];
     let queues = topic.write_queues.max(1);
-    let queue =
-        message.message_group().map_or(QueueId(message.queue.0 % queues), |group| queue_of_group(group, queues));
+    let same = QueueId(message.queue.0 % queues);
+    let queue = queue_of(&message.properties, message.message_group(), topic, same);
     NewMessage {
         topic: topic.name.clone(),
         queue,

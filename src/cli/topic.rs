@@ -22,7 +22,7 @@ pub enum Verb {
     Create {
         /// Name of the topic.
         name: String,
-        /// What it takes: normal, fifo, delay, transaction, mixed, lite or priority.
+        /// What it takes: normal, fifo, delay, transaction, mixed or priority (and lite, whose messages are not served yet).
         #[arg(long = "type", value_name = "TYPE", default_value = "normal", value_parser = parse_type)]
         kind: MessageType,
         /// Queues, 1 to 1024; the server's defaultTopicQueueNums when not given.

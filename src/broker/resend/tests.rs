@@ -154,7 +154,7 @@ async fn a_message_group_keeps_its_queue() {
     assert_eq!(sent, 1);
     world.fail_all().await;
     let at = world.resend(0, false).await.unwrap();
-    assert_eq!((at.queue, at.offset.get()), (queue_of_group("customer-5", 7), 1));
+    assert_eq!((at.queue, at.offset.get()), (crate::broker::produce::queue_of_group("customer-5", 7), 1));
 }
 
 #[tokio::test]
