@@ -351,6 +351,7 @@ async fn a_timer_of_apaches_broker_that_could_not_be_read_at_the_start_does_not_
     let path = format!("consumequeue/{}/0/00000000000000000000", super::super::TIMER_TOPIC);
     let mut entries = machine.read(&path);
     entries[12..20].copy_from_slice(&0i64.to_be_bytes());
+    crate::store::disk::Disk::remove_file(&machine.disk, &std::path::Path::new("/store").join(&path)).unwrap();
     machine.write(&path, &entries);
     let file = std::path::PathBuf::from("/store/commitlog/00000000000000000000");
     machine.disk.set_bad(Some((file, at + 100..at + 101)));
