@@ -122,6 +122,8 @@ async fn a_poison_message_holds_its_group_for_its_attempts_and_no_longer() {
     }
     let parked = world.park(world.long_poll(10)).await;
     world.later(LEASE).await;
+    // Once more when its dead letter is safe.
+    world.later(ms(20)).await;
     assert_eq!(bodies(&parked.await.unwrap().unwrap()), ["a1"], "its dead-lettering wakes the poll");
     assert_eq!(crate::broker::testing::bodies(&world.broker, &TopicName::dead_letter(&group())), ["a0"]);
 }
