@@ -27,7 +27,9 @@ fn produce(stage: &Stage, rate: usize) -> Vec<Run> {
              --timeout-ms 50000"
         ))
     };
-    LINES.iter().map(start).collect()
+    let started: Vec<Run> = LINES.iter().map(start).collect();
+    // Before the server dies: a client that cannot reach it when it starts gives up.
+    started.into_iter().map(Run::ready).collect()
 }
 
 /// Number of the message in its message group.
