@@ -37,7 +37,7 @@ pub async fn dead_letters(
     broker: &Broker,
     request: pb::ResendDeadLettersRequest,
 ) -> Result<pb::ResendDeadLettersResponse, Status> {
-    let pb::ResendDeadLettersRequest { group: name, offsets, again } = request;
+    let pb::ResendDeadLettersRequest { group: name, offsets, again, go_on } = request;
     if offsets.len() > LETTERS_MAX {
         let text = format!("{} dead letters in one call, the most is {LETTERS_MAX}", offsets.len());
         return Err(Status::invalid_argument(text));
@@ -45,26 +45,29 @@ pub async fn dead_letters(
     let group = group(&name)?;
     let offsets = offsets.into_iter().map(offset).collect::<Result<Vec<_>, _>>()?;
     let send = move |broker: &Broker| {
-        let (mut sent, mut end) = (Vec::with_capacity(offsets.len()), None);
+        let (mut sent, mut end, mut passed_over) = (Vec::with_capacity(offsets.len()), None, Vec::new());
         for offset in offsets {
             match broker.resend_dead_letter(&group, offset, again) {
                 Ok((resent, to)) => {
                     end = Some(to);
                     sent.push(wire_resent(resent, Some(offset)));
                 }
-                Err(error) => return Ok((sent, end, Some(refusal(error)))),
+                Err(error) if go_on && error.is_of_the_letter() => {
+                    passed_over.push(pb::RefusedDeadLetter { offset: offset.get(), reason: error.to_string() });
+                }
+                Err(error) => return Ok((sent, passed_over, end, Some(refusal(error)))),
             }
         }
-        Ok((sent, end, None))
+        Ok((sent, passed_over, end, None))
     };
-    let (resent, end, refused) = blocking(broker, send).await?;
+    let (resent, passed_over, end, refused) = blocking(broker, send).await?;
     // Those before the refusal were sent, whatever the answer.
     if let Some(end) = end {
         broker.resent(end).await.map_err(refusal)?;
     }
     match refused {
         Some(refused) => Err(refused),
-        None => Ok(pb::ResendDeadLettersResponse { resent }),
+        None => Ok(pb::ResendDeadLettersResponse { resent, refused: passed_over }),
     }
 }
 
@@ -127,6 +130,7 @@ pub(super) fn of_look(error: LookError) -> Status {
         LookError::TopicNotFound(_) | LookError::GroupNotFound(_) | LookError::NoQueue { .. } => Code::NotFound,
         LookError::NotIndexed => Code::FailedPrecondition,
         LookError::Cursor(_) | LookError::TooManyTopics { .. } => Code::InvalidArgument,
+        LookError::TooSlow { .. } => Code::DeadlineExceeded,
         LookError::Read(_) => Code::Unavailable,
     };
     Status::new(code, error.to_string())
@@ -140,4 +144,53 @@ fn refusal(error: ResendError) -> Status {
         ResendError::Append(_) | ResendError::Read(_) | ResendError::Unconfirmed(_) => Code::Unavailable,
     };
     Status::new(code, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        broker::{
+            Filter, Group, RetryPolicy, Take,
+            testing::{Machine, normal, topic},
+        },
+        types::Clock,
+    };
+
+    #[tokio::test]
+    async fn one_letter_that_cannot_be_sent_keeps_no_other_back_when_the_call_is_to_go_on() {
+        let mut machine = Machine::new();
+        machine.config.default_queues = 1;
+        let broker = machine.start();
+        let g = GroupName::parse("g").unwrap();
+        let retry_policy = RetryPolicy::apache();
+        let once = Group { name: g.clone(), fifo: false, retry_max_times: 0, retry_policy, consume_enabled: true };
+        broker.create_group(once).unwrap();
+        for name in ["U", "T"] {
+            broker.produce(&topic(name), vec![normal(name)]).await.unwrap();
+            let (until, invisible) = (machine.clock.now(), Duration::from_secs(10));
+            let (topic, group, filter) = (topic(name), g.clone(), Filter::All);
+            let take = Take { topic, group, filter, max: 1, invisible, until, attempt_id: None };
+            assert_eq!(broker.take(take).await.unwrap().len(), 1);
+            machine.clock.advance(Duration::from_secs(11));
+            broker.revive().await;
+            broker.store().committed_blocking(broker.store().end()).unwrap();
+        }
+        broker.delete_topic(&topic("U")).unwrap();
+        let request =
+            |go_on| pb::ResendDeadLettersRequest { group: "g".into(), offsets: vec![0, 1, 9], again: false, go_on };
+        assert_eq!(dead_letters(&broker, request(false)).await.unwrap_err().code(), Code::NotFound);
+        let answer = dead_letters(&broker, request(true)).await.unwrap();
+        assert_eq!(
+            answer.resent.iter().map(|sent| (&*sent.topic, sent.dead_letter)).collect::<Vec<_>>(),
+            [("T", Some(1))]
+        );
+        let [gone, none] = &answer.refused[..] else { panic!("{answer:?}") };
+        assert!(gone.offset == 0 && gone.reason.contains("topic U does not exist"), "{gone:?}");
+        assert!(none.offset == 9 && none.reason.contains("no dead letter"), "{none:?}");
+        let nobody = pb::ResendDeadLettersRequest { group: "x".into(), ..request(true) };
+        assert_eq!(dead_letters(&broker, nobody).await.unwrap_err().code(), Code::NotFound);
+    }
 }

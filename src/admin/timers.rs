@@ -101,7 +101,7 @@ fn refusal(error: RecallError) -> Status {
             Status::invalid_argument(text)
         }
         RecallError::NotDelay { .. } | RecallError::Off => Status::failed_precondition(text),
-        RecallError::Append(AppendError::Busy { .. }) => Status::resource_exhausted(text),
+        RecallError::Busy | RecallError::Append(AppendError::Busy { .. }) => Status::resource_exhausted(text),
         RecallError::Unconfirmed(Unconfirmed::Late { .. }) => Status::deadline_exceeded(text),
         RecallError::Append(_) | RecallError::Poisoned(_) | RecallError::Unconfirmed(_) => Status::unavailable(text),
         RecallError::Read(_) => Status::internal(text),

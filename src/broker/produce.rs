@@ -143,7 +143,8 @@ impl Broker {
         let turn = entry.lane.next_queue(topic.write_queues);
         let (mut unit, mut placed) = (Vec::with_capacity(drafts.len()), Vec::with_capacity(drafts.len()));
         for (i, draft) in drafts.into_iter().enumerate() {
-            let (queue, is_half) = (queue_of(&draft, topic, turn), is_half(&draft));
+            let is_half = is_half(&draft);
+            let queue = queue_of(&draft.properties, draft.message_group.as_deref(), topic, turn);
             placed.push((queue, draft.message_type));
             let message = draft.placed(&topic.name, queue);
             unit.push(match held.until(i) {
@@ -181,13 +182,13 @@ impl Broker {
 
 /// A message goes to its message group's queue, a message with a priority to the queue of its class, others to the one
 /// whose turn it is.
-fn queue_of(draft: &Draft, topic: &Topic, turn: QueueId) -> QueueId {
+pub(super) fn queue_of(properties: &Properties, message_group: Option<&str>, topic: &Topic, turn: QueueId) -> QueueId {
     match topic.message_type {
-        Some(MessageType::Priority) => return queue_of_priority(priority_of(&draft.properties), topic.write_queues),
+        Some(MessageType::Priority) => return queue_of_priority(priority_of(properties), topic.write_queues),
         Some(MessageType::Lite) => return lite::QUEUE,
         _ => {}
     }
-    draft.message_group.as_deref().map_or(turn, |group| queue_of_group(group, topic.write_queues))
+    message_group.map_or(turn, |group| queue_of_group(group, topic.write_queues))
 }
 
 /// 0 where the message has none.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::{
     Broker, Topic, Unconfirmed,
     pop::{QueueBook, TooManyBooks},
-    produce::queue_of_group,
+    produce::queue_of,
 };
 use crate::{
     store::{AppendError, Purpose, ReadError, Ticket},
@@ -80,6 +80,24 @@ impl From<TooManyBooks> for ResendError {
     }
 }
 
+impl ResendError {
+    /// Whether another message may well be sent: what is wrong is wrong with this one, or with its topic.
+    pub fn is_of_the_letter(&self) -> bool {
+        match self {
+            Self::TopicNotFound(_)
+            | Self::NotWritable(_)
+            | Self::NoLetter { .. }
+            | Self::Done(_)
+            | Self::NoOrigin(_) => true,
+            Self::Append(error) => {
+                matches!(error, AppendError::TooLarge { .. } | AppendError::PropertiesTooLarge { .. })
+            }
+            Self::Read(error) => matches!(error, ReadError::Gone(_) | ReadError::Corrupt { .. }),
+            Self::GroupNotFound(_) | Self::TooManyBooks { .. } | Self::Unconfirmed(_) => false,
+        }
+    }
+}
+
 impl Broker {
     /// Dead letters of a group from an offset on, those that are done too if `all`. Waits for the disk.
     pub fn dead_letters(
@@ -89,28 +107,37 @@ impl Broker {
         max: usize,
         all: bool,
     ) -> Result<DeadLetters, ResendError> {
-        let Some(book) = self.dead_letter_book(group)? else { return Ok(DeadLetters::default()) };
-        let (mut found, mut bytes) = (DeadLetters::default(), 0);
-        for entry in book.queue.entries(from, LOOKED_AT_MAX)? {
-            if found.letters.len() >= max || bytes >= LIST_BYTES_MAX {
-                found.next = Some(entry.offset);
-                return Ok(found);
-            }
-            let done = book.open().book.is_done(entry.offset);
-            if done && !all {
-                continue;
-            }
-            match self.inner.store.message(entry.physical, entry.size) {
-                Ok(message) => {
-                    bytes += message.body.len();
-                    found.letters.push(DeadLetter { message, done });
+        let Some(topic) = self.dead_letter_topic(group)? else { return Ok(DeadLetters::default()) };
+        // A group that has not looked at its dead letters yet has done none, and looking makes it no progress.
+        let book = self.inner.pop.books(&topic.name, group).first().cloned();
+        let queue = self.inner.store.queue(&topic.name, QueueId(0));
+        let (mut found, mut bytes, mut looked_at) = (DeadLetters::default(), 0, 0);
+        let mut next = from.max(self.queue_start(&topic.name, QueueId(0)));
+        while looked_at < LOOKED_AT_MAX {
+            let entries = queue.entries(next, LOOKED_AT_MAX - looked_at)?;
+            let Some(last) = entries.last() else { return Ok(found) };
+            for entry in &entries {
+                if found.letters.len() >= max || bytes >= LIST_BYTES_MAX {
+                    found.next = Some(entry.offset);
+                    return Ok(found);
                 }
-                Err(ReadError::Gone(_) | ReadError::Corrupt { .. }) => {}
-                Err(error) => return Err(error.into()),
+                let done = book.as_ref().is_some_and(|book| book.open().book.is_done(entry.offset));
+                if done && !all {
+                    continue;
+                }
+                match self.inner.store.message(entry.physical, entry.size) {
+                    Ok(message) => {
+                        bytes += message.body.len();
+                        found.letters.push(DeadLetter { message, done });
+                    }
+                    Err(ReadError::Gone(_) | ReadError::Corrupt { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
+            looked_at += entries.len();
+            next = last.offset.plus(1);
         }
-        let looked_to = from.max(book.queue.min()).plus(LOOKED_AT_MAX as u64);
-        found.next = Some(looked_to).filter(|next| *next < book.queue.max());
+        found.next = Some(next).filter(|next| *next < queue.max());
         Ok(found)
     }
 
@@ -134,6 +161,7 @@ impl Broker {
         let append = |unit: &[NewMessage]| self.append_to_topic(&topic.name, unit, Purpose::User);
         match self.append_done_through(&book, offset, unit.clone(), append)? {
             Some(ticket) => Ok(resent(&unit[0], &ticket)),
+            None if book.open().forgotten => Err(ResendError::GroupNotFound(group.clone())),
             None if !book.open().book.is_done(offset) => Err(ResendError::TopicNotFound(origin)),
             None if !again => Err(ResendError::Done(offset)),
             None => self.append_again(unit),
@@ -166,13 +194,17 @@ impl Broker {
         }
     }
 
-    /// The group's own progress on its dead letters; `None` when it has never had one.
+    /// The group's own progress on its dead letters, begun if need be; `None` when it has never had one.
     fn dead_letter_book(&self, group: &GroupName) -> Result<Option<Arc<QueueBook>>, ResendError> {
-        if self.group(group.as_str()).is_none() {
-            return Err(ResendError::GroupNotFound(group.clone()));
-        }
-        let Some(topic) = self.topic(TopicName::dead_letter(group).as_str()) else { return Ok(None) };
+        let Some(topic) = self.dead_letter_topic(group)? else { return Ok(None) };
         Ok(self.books_on(&topic, group)?.first().cloned())
+    }
+
+    fn dead_letter_topic(&self, group: &GroupName) -> Result<Option<Arc<Topic>>, ResendError> {
+        match self.group(group.as_str()) {
+            Some(_) => Ok(self.topic(TopicName::dead_letter(group).as_str())),
+            None => Err(ResendError::GroupNotFound(group.clone())),
+        }
     }
 }
 
@@ -180,8 +212,8 @@ impl Broker {
 fn again_for(message: &StoredMessage, topic: &Topic) -> NewMessage {
     let on_the_way = [key::RETRY_TOPIC, key::ORIGIN_MESSAGE_ID, key::DLQ_ORIGIN_TOPIC, key::DLQ_ORIGIN_MESSAGE_ID];
     let queues = topic.write_queues.max(1);
-    let queue =
-        message.message_group().map_or(QueueId(message.queue.0 % queues), |group| queue_of_group(group, queues));
+    let same = QueueId(message.queue.0 % queues);
+    let queue = queue_of(&message.properties, message.message_group(), topic, same);
     NewMessage {
         topic: topic.name.clone(),
         queue,

@@ -60,20 +60,36 @@ pub enum Verb {
 impl Verb {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         match self {
-            Self::List { group, all, limit, admin } => list(group, all, limit, &admin).await,
+            Self::List { group, all, limit, admin } => {
+                list(group, all, limit, &admin).await.map(|()| ExitCode::SUCCESS)
+            }
             Self::Resend { group, offsets, again, everything: false, admin } => {
                 let mut service = admin.connect_to_change().await?;
+                let mut all_sent = true;
                 for some in offsets.chunks(PAGE as usize) {
-                    let request = pb::ResendDeadLettersRequest { group: group.clone(), offsets: some.to_vec(), again };
+                    let group = group.clone();
+                    let request = pb::ResendDeadLettersRequest { group, offsets: some.to_vec(), again, go_on: true };
                     let answer = service.resend_dead_letters(request).await.map_err(refused)?.into_inner();
-                    answer.resent.iter().try_for_each(|resent| show_resent(resent, admin.json))?;
+                    all_sent &= show(&answer, admin.json)?;
                 }
-                Ok(())
+                Ok(exit_code(all_sent))
             }
-            Self::Resend { group, admin, .. } => everything(group, &admin).await,
-        }?;
-        Ok(ExitCode::SUCCESS)
+            Self::Resend { group, admin, .. } => everything(group, &admin).await.map(exit_code),
+        }
     }
+}
+
+fn exit_code(all_sent: bool) -> ExitCode {
+    if all_sent { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Says which letters were sent, and which were not and why; whether all were.
+fn show(answer: &pb::ResendDeadLettersResponse, json: bool) -> std::io::Result<bool> {
+    answer.resent.iter().try_for_each(|resent| show_resent(resent, json))?;
+    for letter in &answer.refused {
+        eprintln!("ferromq: dead letter {} was not sent: {}", letter.offset, output::harmless(&letter.reason));
+    }
+    Ok(answer.refused.is_empty())
 }
 
 async fn list(group: String, all: bool, limit: u32, admin: &AdminArgs) -> anyhow::Result<()> {
@@ -95,19 +111,19 @@ async fn list(group: String, all: bool, limit: u32, admin: &AdminArgs) -> anyhow
     Ok(())
 }
 
-/// What became a dead letter meanwhile is sent as well; what was sent is not listed any more.
-async fn everything(group: String, admin: &AdminArgs) -> anyhow::Result<()> {
-    let (mut service, mut from) = (admin.connect_to_change().await?, Some(0));
+/// What became a dead letter meanwhile is sent as well; what was sent is not listed any more. Whether all were sent.
+async fn everything(group: String, admin: &AdminArgs) -> anyhow::Result<bool> {
+    let (mut service, mut from, mut all_sent) = (admin.connect_to_change().await?, Some(0), true);
     while let Some(at) = from {
         let request = pb::ListDeadLettersRequest { group: group.clone(), from: at, limit: PAGE, all: false };
         let page = service.list_dead_letters(request).await.map_err(refused)?.into_inner();
         from = page.next;
         let offsets: Vec<u64> = page.letters.iter().map(|letter| letter.offset).collect();
-        let request = pb::ResendDeadLettersRequest { group: group.clone(), offsets, again: false };
+        let request = pb::ResendDeadLettersRequest { group: group.clone(), offsets, again: false, go_on: true };
         let answer = service.resend_dead_letters(request).await.map_err(refused)?.into_inner();
-        answer.resent.iter().try_for_each(|resent| show_resent(resent, admin.json))?;
+        all_sent &= show(&answer, admin.json)?;
     }
-    Ok(())
+    Ok(all_sent)
 }
 
 fn row(letter: &pb::DeadLetter) -> Vec<String> {

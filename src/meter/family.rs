@@ -18,8 +18,15 @@ impl<K: Clone + Eq + Hash, T> Family<K, T> {
 
     /// The meter of a key, made if there is room for it. Keep it where its key is at hand: this looks in a table.
     pub fn of(&self, key: &K, make: impl FnOnce() -> T) -> Arc<T> {
-        if let Some(known) = self.known.read().get(key) {
-            return Arc::clone(known);
+        {
+            let known = self.known.read();
+            if let Some(known) = known.get(key) {
+                return Arc::clone(known);
+            }
+            // Most calls beyond the bound end here, and none waits for another.
+            if known.len() >= self.max {
+                return Arc::clone(&self.other);
+            }
         }
         let mut known = self.known.write();
         if let Some(known) = known.get(key) {

@@ -1,10 +1,19 @@
 //! The listener: HTTP/1.1 for probes and Prometheus, HTTP/2 without TLS for KEDA, told apart by their first bytes.
 
-use std::{convert::Infallible, io, net, sync::Arc, thread, time::Duration};
+use std::{
+    convert::Infallible,
+    io, net,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -29,6 +38,10 @@ use super::{collect, keda::Scaler, state::State};
 
 /// Connections at once; further ones are closed.
 const CONNECTIONS_MAX: usize = 128;
+/// Of these, connections of HTTP/2, which may stay: the others are always there for probes and Prometheus.
+const HTTP2_MAX: usize = 64;
+/// How long a connection of HTTP/2 may be without a call; at most twice that. KEDA comes back.
+const IDLE_MAX: Duration = Duration::from_secs(10 * 60);
 /// Until a connection has sent its first bytes, and a request its head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection of HTTP/1.1 may take in all: it serves one request.
@@ -59,7 +72,21 @@ struct Shared {
     names: Names,
     /// One page at a time: two would tell the same and cost twice.
     scrape: Semaphore,
+    /// Places of connections of HTTP/2.
+    http2: Semaphore,
+    /// Of all connections, so that its bound is the server's.
+    scaler: Scaler,
 }
+
+/// The calls of a connection.
+#[derive(Default)]
+struct Calls {
+    begun: AtomicU64,
+    open: AtomicU64,
+}
+
+/// A call, until the last byte of its answer.
+struct Call(Arc<Calls>);
 
 impl Listener {
     /// Serves a socket that listens.
@@ -71,7 +98,9 @@ impl Listener {
             TcpListener::from_std(socket)?
         };
         let drain = Drain::new();
-        let shared = Arc::new(Shared { state, names, scrape: Semaphore::new(1) });
+        let scaler = Scaler::new(state.clone());
+        let (scrape, http2) = (Semaphore::new(1), Semaphore::new(HTTP2_MAX));
+        let shared = Arc::new(Shared { state, names, scrape, http2, scaler });
         let tasks = drain.clone();
         let serve = move || {
             runtime.block_on(async {
@@ -120,6 +149,7 @@ async fn connection(tcp: TcpStream, shared: Arc<Shared>, drain: Drain, _place: O
     let _ = tcp.set_nodelay(true);
     let served = async {
         if timeout(HEAD_TIMEOUT, begins_http2(&tcp)).await?? {
+            let _place = shared.http2.try_acquire().map_err(|_| io::Error::other("too many connections of HTTP/2"))?;
             calls(tcp, &shared, &drain).await
         } else {
             timeout(REQUEST_TIMEOUT, one_request(tcp, shared)).await?
@@ -152,11 +182,21 @@ async fn one_request(tcp: TcpStream, shared: Arc<Shared>) -> io::Result<()> {
 }
 
 async fn calls(tcp: TcpStream, shared: &Shared, drain: &Drain) -> io::Result<()> {
-    let scaler = ExternalScalerServer::new(Scaler::new(shared.state.clone())).max_decoding_message_size(CALL_BYTES_MAX);
+    let scaler = ExternalScalerServer::new(shared.scaler.clone()).max_decoding_message_size(CALL_BYTES_MAX);
     let routes = tonic::service::Routes::new(scaler).prepare();
+    let under_way = Arc::new(Calls::default());
+    let of_connection = under_way.clone();
     let serve = service_fn(move |request: Request<Incoming>| {
-        let mut routes = routes.clone();
-        async move { routes.call(request.map(tonic::body::Body::new)).await }
+        let (mut routes, call) = (routes.clone(), Call::begin(&of_connection));
+        async move {
+            let answer = routes.call(request.map(tonic::body::Body::new)).await?;
+            Ok::<_, Infallible>(answer.map(|body| {
+                body.map_frame(move |frame| {
+                    let _open = &call;
+                    frame
+                })
+            }))
+        }
     });
     let mut http = http2::Builder::new(TokioExecutor::new());
     http.timer(TokioTimer::new())
@@ -167,9 +207,37 @@ async fn calls(tcp: TcpStream, shared: &Shared, drain: &Drain) -> io::Result<()>
     tokio::select! {
         result = served.as_mut() => return result.map_err(io::Error::other),
         () = drain.stopping() => {}
+        () = under_way.none_for(IDLE_MAX) => {}
     }
     served.as_mut().graceful_shutdown();
     served.await.map_err(io::Error::other)
+}
+
+impl Calls {
+    /// Returns when there was no call for so long.
+    async fn none_for(&self, time: Duration) {
+        loop {
+            let begun = self.begun.load(Relaxed);
+            tokio::time::sleep(time).await;
+            if self.open.load(Relaxed) == 0 && self.begun.load(Relaxed) == begun {
+                return;
+            }
+        }
+    }
+}
+
+impl Call {
+    fn begin(of: &Arc<Calls>) -> Self {
+        of.begun.fetch_add(1, Relaxed);
+        of.open.fetch_add(1, Relaxed);
+        Self(Arc::clone(of))
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Relaxed);
+    }
 }
 
 async fn answer(request: &Request<Incoming>, shared: &Arc<Shared>) -> Response<Full<Bytes>> {
@@ -210,4 +278,52 @@ fn with_type(status: StatusCode, content_type: &'static str, body: String) -> Re
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use super::*;
+    use crate::types::{ManualClock, Timestamp};
+
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+    #[test]
+    fn connections_of_http2_that_stay_leave_room_for_probes() {
+        let socket = net::TcpListener::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let address = socket.local_addr().unwrap();
+        let state = State::new(Arc::new(ManualClock::at(Timestamp::from_millis(1))));
+        let _listener = Listener::start(socket, state, Names::default()).unwrap();
+        let open = |first: &[u8]| {
+            let mut tcp = net::TcpStream::connect(address).unwrap();
+            tcp.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+            tcp.write_all(first).unwrap();
+            tcp
+        };
+        let mut staying: Vec<_> = (0..HTTP2_MAX).map(|_| open(PREFACE)).collect();
+        for tcp in &mut staying {
+            assert_eq!(tcp.read(&mut [0]).unwrap(), 1, "it is answered");
+        }
+        for _ in 0..CONNECTIONS_MAX - HTTP2_MAX {
+            // Closed, or reset since the server did not read what came.
+            assert!(!matches!(open(PREFACE).read(&mut [0]), Ok(1)), "there is no place for it");
+        }
+        let mut answer = String::new();
+        open(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n").read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+
+    #[test]
+    fn a_connection_without_calls_ends_and_one_with_an_open_call_stays() {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (calls, short) = (Arc::new(Calls::default()), Duration::from_millis(1));
+            let call = Call::begin(&calls);
+            assert!(timeout(20 * short, calls.none_for(short)).await.is_err());
+            drop(call);
+            calls.none_for(short).await;
+        });
+    }
 }

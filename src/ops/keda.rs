@@ -64,7 +64,8 @@ fn number(metadata: &HashMap<String, String>, key: &str, default: u64, least: u6
     number.ok_or_else(|| format!("is {text:?}, which is not a whole number from {least} on"))
 }
 
-/// The service.
+/// The service; a cheap clone, with the same streams.
+#[derive(Clone)]
 pub struct Scaler {
     state: State,
     streams: std::sync::Arc<tokio::sync::Semaphore>,

@@ -12,10 +12,13 @@ use super::{
     AskError, Proxy, PushError,
     convert::delivery::{self, DigestKind},
     layers::Language,
+    sessions::Question,
 };
 
 /// How long a client may take to answer. Consuming a message to verify it is its listener's work.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// What a question takes besides its message's body and properties, about.
+const QUESTION_BYTES: usize = 512;
 
 impl Proxy {
     /// Asks producers about their half messages that are due, and says when to come again. The server calls it in a
@@ -36,20 +39,19 @@ impl Proxy {
             }
         };
         let round = broker.due_checks(askable).await;
-        let mut unsent = Vec::new();
         for Check { message, transaction } in round.checks {
             let topic = message.topic.clone();
-            let question = |language| {
-                let message = Some(self.undelivered(message.clone(), language));
+            let bytes = message.body.len() + message.properties.encoded().len() + QUESTION_BYTES;
+            broker.check_waits(transaction);
+            let ended = broker.clone();
+            let question = Question::new(move |is_taken| ended.check_ended(transaction, is_taken));
+            sessions.ask(&topic, bytes, question, |language| {
+                let message = Some(self.undelivered(message, language));
                 let transaction_id = transaction.to_string();
                 let orphan = v2::RecoverOrphanedTransactionCommand { message, transaction_id };
                 command(Command::RecoverOrphanedTransactionCommand(orphan))
-            };
-            if !sessions.ask(&topic, transaction, question) {
-                unsent.push(transaction);
-            }
+            });
         }
-        broker.checks_not_sent(&unsent);
         round.next
     }
 

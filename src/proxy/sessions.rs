@@ -14,11 +14,10 @@ use std::{
 };
 
 use parking_lot::{RwLock, RwLockWriteGuard};
-use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::{
-    broker::{Role, TransactionId},
+    broker::Role,
     proto::v2::{Code, TelemetryCommand},
     types::{ClientId, GroupName, TopicName},
 };
@@ -88,10 +87,37 @@ struct Newest {
 /// A command that waits for its client.
 pub struct Queued {
     pub command: TelemetryCommand,
-    /// The transaction that it asks about.
-    pub about: Option<TransactionId>,
+    /// It asks about a transaction.
+    pub question: Option<Question>,
     /// Given back when the client takes it, or its stream ends.
     _room: Option<OwnedSemaphorePermit>,
+}
+
+/// A question about a transaction on its way to a producer; says once what became of it.
+pub struct Question {
+    ended: Option<Box<dyn FnOnce(bool) + Send + Sync>>,
+}
+
+impl Question {
+    /// `ended` is told whether the producer took it, outside of all locks.
+    pub fn new(ended: impl FnOnce(bool) + Send + Sync + 'static) -> Self {
+        Self { ended: Some(Box::new(ended)) }
+    }
+
+    /// The producer took it.
+    pub fn taken(mut self) {
+        if let Some(ended) = self.ended.take() {
+            ended(true);
+        }
+    }
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        if let Some(ended) = self.ended.take() {
+            ended(false);
+        }
+    }
 }
 
 /// What is used of a client's settings.
@@ -109,6 +135,9 @@ pub enum PushError {
     #[error("{COMMANDS_MAX} commands already wait for the client")]
     Full,
 }
+
+/// Among the commands of a stream, with room for the bytes, and what the client is written in.
+type Place = (mpsc::OwnedPermit<Queued>, OwnedSemaphorePermit, Language);
 
 /// An open stream; dropping it closes it.
 pub struct Stream {
@@ -209,19 +238,27 @@ impl Sessions {
         streams.map(Newest::capacity).reduce(|a, b| a + b)
     }
 
-    /// Gives a question about a transaction to one of the producers of its topic, in turn; false when none can take it.
+    /// Gives a question of about so many bytes to one of the producers of its topic, in turn; false when none can take
+    /// it, and then the question has ended. `command` is written once there is a place for it, outside the table's lock.
     pub fn ask(
         &self,
         topic: &TopicName,
-        about: TransactionId,
-        question: impl Fn(Language) -> TelemetryCommand,
+        bytes: usize,
+        question: Question,
+        command: impl FnOnce(Language) -> TelemetryCommand,
     ) -> bool {
+        let Some((place, room, language)) = self.place_to_ask(topic, bytes) else { return false };
+        place.send(Queued { command: command(language), question: Some(question), _room: Some(room) });
+        true
+    }
+
+    fn place_to_ask(&self, topic: &TopicName, bytes: usize) -> Option<Place> {
         let table = self.table.read();
         let producers = table.producers.of(topic);
         let turn = self.turn.fetch_add(1, Relaxed) % producers.len().max(1);
         let in_turn = producers[turn..].iter().chain(&producers[..turn]).take(TRIES_MAX);
         let mut able = in_turn.filter_map(|client| table.sessions.get(client)?.newest.as_ref());
-        able.any(|newest| newest.capacity() > 0 && newest.ask(about, question(newest.language)))
+        able.find_map(|newest| newest.reserve(bytes))
     }
 
     /// The table, in which the client has a session now.
@@ -251,7 +288,7 @@ impl Sessions {
     pub fn push(&self, client: &ClientId, command: TelemetryCommand) -> Result<(), PushError> {
         let table = self.table.read();
         let newest = table.sessions.get(client).and_then(|s| s.newest.as_ref()).ok_or(PushError::NoStream)?;
-        newest.commands.try_send(Queued { command, about: None, _room: None }).map_err(|e| match e {
+        newest.commands.try_send(Queued { command, question: None, _room: None }).map_err(|e| match e {
             mpsc::error::TrySendError::Full(_) => PushError::Full,
             mpsc::error::TrySendError::Closed(_) => PushError::NoStream,
         })
@@ -375,11 +412,13 @@ impl Newest {
         if self.room.available_permits() == 0 { 0 } else { self.commands.capacity() }
     }
 
-    fn ask(&self, about: TransactionId, command: TelemetryCommand) -> bool {
-        let kib = u32::try_from(command.encoded_len() >> 10).unwrap_or(u32::MAX).saturating_add(1);
+    /// A place for a question of so many bytes.
+    fn reserve(&self, bytes: usize) -> Option<Place> {
+        let kib = u32::try_from(bytes >> 10).unwrap_or(u32::MAX).saturating_add(1);
         // One that is larger than all the room waits alone.
-        let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(kib.min(QUESTIONS_KIB_MAX)) else { return false };
-        self.commands.try_send(Queued { command, about: Some(about), _room: Some(room) }).is_ok()
+        let room = Arc::clone(&self.room).try_acquire_many_owned(kib.min(QUESTIONS_KIB_MAX)).ok()?;
+        let place = self.commands.clone().try_reserve_owned().ok()?;
+        Some((place, room, self.language))
     }
 }
 

@@ -131,6 +131,7 @@ impl From<RecallError> for Refusal {
             | RecallError::OtherTopic { .. }
             | RecallError::Delivered { .. }
             | RecallError::NotPending { .. } => Code::BadRequest,
+            RecallError::Busy => Code::TooManyRequests,
             RecallError::Time(_) => Code::IllegalDeliveryTime,
             RecallError::Append(append) => append_code(append),
             RecallError::Read(read) => read_code(read),

@@ -147,6 +147,7 @@ impl StoredMessage {
             body: self.body.clone(),
         }
     }
+
     /// The ordering key of a FIFO message.
     pub fn message_group(&self) -> Option<&str> {
         self.properties.get(key::SHARDING_KEY)

@@ -3,10 +3,10 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use super::super::aside::meant_topic;
-use super::{Broker, accept::released, faults::Fault, index::Entry};
+use super::{Broker, POINTS_FROM, accept::released, faults::Fault, index::Entry};
 use crate::{
     store::{AppendError, Purpose, ReadError, Ticket},
-    types::{Deadline, NewMessage, PhysicalOffset, QueueOffset, StoredMessage, TopicName, properties::key},
+    types::{Deadline, NewMessage, PhysicalOffset, QueueOffset, StoredMessage, Timestamp, TopicName, properties::key},
 };
 
 /// Timers that are fired between two waits for the disk.
@@ -45,6 +45,8 @@ enum Outcome {
     Dropped(PhysicalOffset),
     /// Somebody else was faster.
     Done,
+    /// It was in the index without its time, which is this point.
+    Early(u64),
     NotYet,
 }
 
@@ -124,7 +126,7 @@ impl Broker {
         let mut fired = Fired::default();
         let mut failed = None;
         for (place, entry) in due.iter().enumerate() {
-            match self.fire_one(QueueOffset::new(entry.1)) {
+            match self.fire_one(*entry) {
                 Ok(Outcome::Delivered(end)) => {
                     fired.end = fired.end.max(end);
                     fired.points.push(entry.0);
@@ -134,6 +136,7 @@ impl Broker {
                     fired.dropped += 1;
                 }
                 Ok(Outcome::Done) => self.count_down_stale(),
+                Ok(Outcome::Early(point)) => fired.again.push((point, entry.1)),
                 Ok(Outcome::NotYet) => {
                     fired.unseen = true;
                     fired.again.push(*entry);
@@ -162,7 +165,8 @@ impl Broker {
         fired
     }
 
-    fn fire_one(&self, offset: QueueOffset) -> Result<Outcome, Failure> {
+    fn fire_one(&self, (point, offset): Entry) -> Result<Outcome, Failure> {
+        let offset = QueueOffset::new(offset);
         let book = self.timer_book();
         if book.open().book.is_done(offset) {
             return Ok(Outcome::Done);
@@ -181,6 +185,11 @@ impl Broker {
             self.obey(victim);
             return self.drop_timer(offset);
         }
+        if point < POINTS_FROM
+            && let Some(point) = self.still_to_come(offset, &message)
+        {
+            return Ok(Outcome::Early(point));
+        }
         match meant_topic(&message) {
             Some(topic) => self.deliver_timer(offset, &message, &topic),
             None => {
@@ -188,6 +197,14 @@ impl Broker {
                 self.drop_timer(offset)
             }
         }
+    }
+
+    /// When a timer is due, if that is yet to come.
+    fn still_to_come(&self, offset: QueueOffset, message: &StoredMessage) -> Option<u64> {
+        let timers = &self.inner.timers;
+        let due = Timestamp::from_millis(message.properties.get(key::TIMER_OUT_MS)?.parse().ok()?);
+        let point = timers.skews.lock().point(due, offset);
+        (point > timers.axis.now(self.inner.clock.now())).then_some(point)
     }
 
     fn deliver_timer(

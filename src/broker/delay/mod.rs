@@ -50,7 +50,7 @@ use std::sync::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 pub(super) use accept::{Held, put_aside};
 pub use handle::RecallHandle;
@@ -76,6 +76,9 @@ pub(super) const TIMER_GROUP: &str = "CID_RMQ_SYS_TIMER";
 const LOAD_CHUNK: usize = 4096;
 /// No tag's code reaches this: codes are 32-bit hashes.
 const TIMES_FROM: i64 = 1 << 32;
+/// Timers with points before this (February 1970) are in the index with no time of their own: their records could not be
+/// read. [`fire`] finds out when they are due.
+const POINTS_FROM: u64 = 1 << 32;
 
 /// All that is known about timers.
 pub(super) struct Timers {
@@ -89,8 +92,9 @@ pub(super) struct Timers {
     /// Entries of the index whose timers are done.
     stale: AtomicUsize,
     sweep: Mutex<Option<Cursor>>,
-    /// Held by the one client whose recall looks through the timers of a time.
-    looking: Mutex<()>,
+    /// Held by the one client whose recall looks through the timers of a time; and places of those that wait for that.
+    looking: Semaphore,
+    lookers: Semaphore,
     lateness: Histogram,
     book: OnceLock<Arc<QueueBook>>,
     faults: faults::Faults,
@@ -115,7 +119,8 @@ impl Timers {
             pending: AtomicUsize::new(0),
             stale: AtomicUsize::new(0),
             sweep: Mutex::default(),
-            looking: Mutex::default(),
+            looking: Semaphore::new(1),
+            lookers: Semaphore::new(recall::LOOKERS_MAX),
             lateness: Histogram::default(),
             book: OnceLock::new(),
             faults: faults::Faults::default(),

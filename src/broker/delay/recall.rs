@@ -23,6 +23,8 @@ use crate::{
 const SAME_ID_MAX: usize = 64;
 /// Timers of one time that are looked at for an id.
 const SAME_TIME_MAX: usize = 4096;
+/// Recalls that look, or wait until they may look, for an id among the timers of a time.
+pub(super) const LOOKERS_MAX: usize = 8;
 /// Timers that a list or a search looks at.
 const SCAN_MAX: usize = 100_000;
 /// Timers that a list shows.
@@ -65,6 +67,10 @@ pub enum RecallError {
     Delivered { id: String },
     #[error("message {id} is not pending: it was recalled, was delivered, or never came here")]
     NotPending { id: String },
+    #[error(
+        "{LOOKERS_MAX} recalls already look for messages that no index knows; messageIndexEnable=true makes them quick"
+    )]
+    Busy,
     #[error(transparent)]
     Time(#[from] Box<ProduceError>),
     #[error(transparent)]
@@ -101,15 +107,33 @@ impl Broker {
         if handle.topic != *topic {
             return Err(RecallError::OtherTopic { handle: handle.topic, request: topic.clone() });
         }
-        let (broker, id, due) = (self.clone(), handle.message_id.clone(), handle.due);
-        let end =
-            self.off_the_runtime(move || broker.cancel(&broker.named_by(&handle)?)).await.map_err(no_thread)??;
-        let Some(end) = end else {
+        let (id, due) = (handle.message_id.clone(), handle.due);
+        let Some(end) = self.cancel_named(handle).await? else {
             let is_over = due <= self.inner.clock.wall();
             return Err(if is_over { RecallError::Delivered { id } } else { RecallError::NotPending { id } });
         };
         self.confirmed(end).await?;
         Ok(id)
+    }
+
+    /// Cancels the timers that a handle names; the log's end behind that, `None` when there are none.
+    async fn cancel_named(&self, handle: RecallHandle) -> Result<Option<PhysicalOffset>, RecallError> {
+        let (broker, asked) = (self.clone(), handle.clone());
+        let by_name = move || {
+            let named = broker.named_by(&asked)?;
+            Ok::<_, RecallError>((named.is_empty(), broker.cancel(&named)?))
+        };
+        let (is_unknown, end) = self.off_the_runtime(by_name).await.map_err(no_thread)??;
+        // Where keys are indexed, what they do not name is not there. Elsewhere one client at a time looks further, and
+        // the others wait for it where they keep no read waiting.
+        if !is_unknown || self.inner.store.is_indexed() {
+            return Ok(end);
+        }
+        let timers = &self.inner.timers;
+        let _place = timers.lookers.try_acquire().map_err(|_| RecallError::Busy)?;
+        let _turn = timers.looking.acquire().await.map_err(|_| RecallError::Busy)?;
+        let broker = self.clone();
+        self.off_the_runtime(move || broker.cancel(&broker.of_its_time(&handle)?)).await.map_err(no_thread)?
     }
 
     /// Cancels whatever waits under a message id, in a topic or in any; what it was. Waits for the disk.
@@ -195,19 +219,18 @@ impl Broker {
         }
     }
 
-    /// The timers that a handle names.
+    /// The timers that a handle names, by its hint and by the index of keys.
     fn named_by(&self, handle: &RecallHandle) -> Result<BTreeSet<QueueOffset>, RecallError> {
         let mut offsets: BTreeSet<QueueOffset> = self.indexed(&handle.message_id)?.into_iter().collect();
         offsets.extend(handle.offset);
-        let mut named = self.of_message(offsets, handle)?;
-        // Where keys are indexed, what they do not name is not there. Elsewhere one client at a time looks further.
-        if named.is_empty() && !self.inner.store.is_indexed() {
-            let _turn = self.inner.timers.looking.lock();
-            let window = self.inner.timers.skews.lock().window(handle.due);
-            let same_time = between(&self.inner.timers.index, window, SAME_TIME_MAX);
-            named = self.of_message(same_time.into_iter().map(QueueOffset::new), handle)?;
-        }
-        Ok(named)
+        self.of_message(offsets, handle)
+    }
+
+    /// Those timers of the handle's time that are its message's.
+    fn of_its_time(&self, handle: &RecallHandle) -> Result<BTreeSet<QueueOffset>, RecallError> {
+        let window = self.inner.timers.skews.lock().window(handle.due);
+        let same_time = between(&self.inner.timers.index, window, SAME_TIME_MAX);
+        self.of_message(same_time.into_iter().map(QueueOffset::new), handle)
     }
 
     /// Those offsets at which the handle's message waits.

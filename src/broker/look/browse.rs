@@ -5,11 +5,8 @@ use std::{cmp::Reverse, collections::BinaryHeap, fmt, str::FromStr, sync::Arc};
 use super::{Broker, Filter, LookError, Topic};
 use crate::{
     store::{Entry, Queue, ReadError},
-    types::{QueueId, QueueOffset, StoredMessage, Timestamp, TopicName},
+    types::{Deadline, QueueId, QueueOffset, StoredMessage, Timestamp, TopicName},
 };
-
-/// Records that one page looks at, at most: a filter that wants few of them makes short pages, not long waits.
-const LOOKED_AT_MAX: usize = 10_000;
 
 /// What to show.
 #[derive(Clone, Debug)]
@@ -27,6 +24,10 @@ pub struct Browse {
     pub max: usize,
     /// Bytes of bodies at most, unless the first message alone has more.
     pub bytes_max: usize,
+    /// Messages to look at, at most, and until when: a filter that wants few of them makes short pages, not long waits. One
+    /// is looked at in any case.
+    pub looked_at_max: usize,
+    pub until: Deadline,
 }
 
 /// A part of it.
@@ -35,6 +36,8 @@ pub struct Page {
     pub messages: Vec<StoredMessage>,
     /// Where the next page begins; `None` when this was the last one.
     pub next: Option<Cursor>,
+    /// Messages that were looked at.
+    pub looked_at: usize,
 }
 
 /// Where a page ended: the next offset of each queue. As text the offsets in hexadecimal, apart by points.
@@ -79,18 +82,21 @@ impl Broker {
             if let Some(message) = message {
                 bytes += message.body.len();
                 if !messages.is_empty() && bytes > browse.bytes_max {
-                    return Ok(Page { messages, next: Some(walk.cursor()) });
+                    return Ok(Page { messages, next: Some(walk.cursor()), looked_at });
                 }
                 messages.push(message);
             }
             walk.at[index] = offset.plus(1);
             heads.extend(walk.head(index, browse.to)?);
             looked_at += 1;
-            if (messages.len() >= browse.max || looked_at >= LOOKED_AT_MAX) && !heads.is_empty() {
-                return Ok(Page { messages, next: Some(walk.cursor()) });
+            let is_over = messages.len() >= browse.max
+                || looked_at >= browse.looked_at_max
+                || self.inner.clock.now() >= browse.until;
+            if is_over && !heads.is_empty() {
+                return Ok(Page { messages, next: Some(walk.cursor()), looked_at });
             }
         }
-        Ok(Page { messages, next: None })
+        Ok(Page { messages, next: None, looked_at })
     }
 
     pub(in crate::broker) fn existing(&self, topic: &TopicName) -> Result<Arc<Topic>, LookError> {

@@ -1,5 +1,7 @@
 //! How far groups are, exactly: out of their books.
 
+use std::collections::HashSet;
+
 use super::{Broker, LookError};
 use crate::{
     broker::pop::Backlog,
@@ -41,20 +43,21 @@ impl Broker {
         self.consumer_group(group)?;
         topics.iter().try_for_each(|topic| self.existing(topic).map(drop))?;
         let dead_letters = TopicName::dead_letter(group);
-        let wanted = |topic: &TopicName| match topics {
-            [] => *topic != dead_letters,
-            topics => topics.contains(topic),
+        let named: HashSet<&TopicName> = topics.iter().collect();
+        let wanted = |topic: &TopicName| match named.is_empty() {
+            true => *topic != dead_letters,
+            false => named.contains(topic),
         };
         let now = self.inner.clock.now();
         let mut all = Vec::new();
         for (topic, book) in self.books_of(group).into_iter().filter(|(topic, _)| wanted(topic)) {
-            let (queue, max) = (&book.queue, book.queue.max());
+            let (queue, min, max) = (&book.queue, book.queue.min(), book.queue.max());
             let (commit, backlog) = {
                 let mut pages = book.open();
-                (pages.book.commit(), pages.book.backlog(max, now))
+                (pages.book.commit(), pages.book.backlog(min, max, now))
             };
             let ready_since = backlog.oldest_ready.map_or(Ok(None), |offset| self.stored_at(queue, offset))?;
-            let last = commit.get().checked_sub(1).map(QueueOffset::new).filter(|last| *last >= queue.min());
+            let last = commit.get().checked_sub(1).map(QueueOffset::new).filter(|last| *last >= min);
             let consumed_to = last.map_or(Ok(None), |last| self.stored_at(queue, last))?;
             all.push(QueueLag { topic, queue: book.queue_id, commit, max, backlog, ready_since, consumed_to });
         }

@@ -33,6 +33,8 @@ pub enum LookError {
     NotIndexed,
     #[error("{topics} topics are too many to search for an id, the most is {max}; name its topic")]
     TooManyTopics { topics: usize, max: usize },
+    #[error("searching {topics} topics for an id takes too long, {searched} were searched; name its topic")]
+    TooSlow { searched: usize, topics: usize },
     #[error("the cursor is not one of topic {0}; begin without one")]
     Cursor(TopicName),
     #[error(transparent)]

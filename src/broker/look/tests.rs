@@ -49,6 +49,8 @@ impl World {
             after: None,
             max: 100,
             bytes_max: 1 << 20,
+            looked_at_max: 1000,
+            until: self.machine.clock.now().plus(Duration::from_secs(1)),
         }
     }
 
@@ -229,4 +231,22 @@ async fn an_empty_queue_has_no_times() {
     assert_eq!((span.oldest, span.newest, span.next), (None, None, None));
     let lag = &world.broker.lag(&group(), &[]).unwrap()[0];
     assert_eq!((lag.ready_since, lag.consumed_to, lag.backlog.ready), (None, None, 0));
+}
+
+#[tokio::test]
+async fn a_page_ends_where_it_may_look_no_further_and_another_goes_on_there() {
+    let world = World::new(2);
+    for id in ["a1", "b2", "a3", "b4", "b5"] {
+        world.send(id, "k").await;
+        seconds(&world, 10);
+    }
+    let filter = Filter::tags("a").unwrap();
+    let base = || Browse { filter: filter.clone(), looked_at_max: 2, ..world.browse() };
+    let page = world.broker.browse(&base()).unwrap();
+    assert_eq!((ids(&page.messages), page.looked_at), (vec!["a1"], 2));
+    let rest = world.broker.browse(&Browse { after: page.next, ..base() }).unwrap();
+    assert_eq!((ids(&rest.messages), rest.looked_at), (vec!["a3"], 2));
+    let until = world.machine.clock.now();
+    let late = world.broker.browse(&Browse { until, looked_at_max: 1000, ..base() }).unwrap();
+    assert_eq!((late.looked_at, late.next.is_some()), (1, true));
 }

@@ -3,8 +3,8 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crate::{
-    store::ReadError,
-    types::{Deadline, GroupName, QueueOffset, Timestamp, TopicName},
+    store::{Queue, ReadError},
+    types::{Deadline, GroupName, MessageType, QueueId, QueueOffset, Timestamp, TopicName},
 };
 
 use super::Broker;
@@ -49,14 +49,15 @@ impl Backlog {
 }
 
 impl Broker {
-    /// The backlog of every group on every topic that it consumes. Opens one book at a time, for a few instructions. Ages
+    /// The backlog of every group on every topic that it consumes; its own dead letters are none, whether or not an operator
+    /// sent some of them again. Opens one book at a time, for a few instructions. Ages
     /// are read from the log, which may wait for the disk; those that are not read by `ages_until` are left out.
     pub fn backlogs(&self, ages_until: Deadline) -> Backlogs {
         let mut found = Backlogs::default();
         let mut together: HashMap<Option<(TopicName, GroupName)>, Backlog> = HashMap::new();
         for subscription in self.inner.pop.subscriptions() {
             let owner = &subscription.owner;
-            if owner.group.is_system() {
+            if owner.group.is_system() || owner.topic == TopicName::dead_letter(&owner.group) {
                 continue;
             }
             let is_other = self.inner.meters.groups.is_other(self.inner.meters.group(owner));
@@ -84,19 +85,37 @@ impl Broker {
             let age = |at: Option<QueueOffset>| match at {
                 None => Some(Duration::ZERO),
                 Some(_) if self.inner.clock.now() >= ages_until => None,
-                Some(at) => self.age(book, at).unwrap_or_default(),
+                Some(at) => self.age(&book.queue, at).unwrap_or_default(),
             };
             backlog.lag_age = age(undone);
             // Mostly it is the same one.
             backlog.ready_age = if unread == undone { backlog.lag_age } else { age(unread) };
             sum.add(&backlog);
         }
+        self.add_new_queues(subscription, ages_until, &mut sum);
         sum
     }
 
+    /// Adds the queues that the topic got since the group last asked for messages: it has no book of them, and will read
+    /// them from their first message.
+    fn add_new_queues(&self, subscription: &Subscription, ages_until: Deadline, sum: &mut Backlog) {
+        let (name, known) = (&subscription.owner.topic, subscription.books().len() as u32);
+        let topic = self.topic(name.as_str()).filter(|topic| topic.message_type != Some(MessageType::Lite));
+        let Some(topic) = topic else { return };
+        for queue in (known..topic.read_queues).map(|id| self.inner.store.queue(name, QueueId(id))) {
+            let (min, lag) = (queue.min(), queue.min().until(queue.max()));
+            let age = match lag {
+                0 => Some(Duration::ZERO),
+                _ if self.inner.clock.now() >= ages_until => None,
+                _ => self.age(&queue, min).unwrap_or_default(),
+            };
+            sum.add(&Backlog { lag, ready: lag, lag_age: age, ready_age: age, ..Backlog::none() });
+        }
+    }
+
     /// How old the first message at or behind an offset is; `None` when it cannot be told.
-    fn age(&self, book: &QueueBook, at: QueueOffset) -> Result<Option<Duration>, ReadError> {
-        let Some(entry) = book.queue.entries(at, 1)?.first().copied() else { return Ok(Some(Duration::ZERO)) };
+    fn age(&self, queue: &Queue, at: QueueOffset) -> Result<Option<Duration>, ReadError> {
+        let Some(entry) = queue.entries(at, 1)?.first().copied() else { return Ok(Some(Duration::ZERO)) };
         let stored_at: Option<Timestamp> = self.inner.store.stored_at(entry.physical)?;
         Ok(stored_at.map(|at| self.inner.clock.wall().since(at)))
     }

@@ -3,10 +3,10 @@ use std::time::Duration;
 use super::*;
 use crate::{
     broker::{
-        Decision, Delivery, Filter, Take,
-        testing::{Machine, draft, normal, topic},
+        Decision, Delivery, Filter, Take, TopicChange,
+        testing::{Machine, draft, messages, normal, topic},
     },
-    types::Deadline,
+    types::{Deadline, QueueId},
 };
 
 fn group(name: &str) -> GroupName {
@@ -72,6 +72,29 @@ async fn a_backlog_is_exact_at_every_step_of_consumption() {
     assert_eq!(take(&broker, "T", "g", 1).await.len(), 1);
     let broker = machine.restart(broker);
     assert_eq!(backlog(&broker, "T", "g"), (2, 2, 0, 0, Some(0), Some(0)));
+}
+
+#[tokio::test]
+async fn messages_in_a_queue_that_the_topic_got_later_count_before_anybody_asks_for_them() {
+    let machine = Machine::new();
+    let broker = machine.start();
+    let t = topic("T");
+    broker.produce(&t, vec![normal("old")]).await.unwrap();
+    let first = take(&broker, "T", "g", 1).await;
+    ack(&broker, "T", "g", &first).await;
+    let queues = broker.topic("T").unwrap().read_queues;
+    let grow = TopicChange { queues: Some(queues + 1), ..TopicChange::default() };
+    broker.update_topic(&t, grow).unwrap();
+    let old = (0..queues).flat_map(|queue| messages(&broker, &t, queue)).next().unwrap();
+    let new = old.copy_to(t.clone(), QueueId(queues), old.properties.clone());
+    let ticket = broker.store().append(&[new.clone(), new], crate::store::Purpose::User).unwrap();
+    broker.store().committed(ticket.end).await.unwrap();
+    machine.clock.advance(Duration::from_secs(5));
+    assert_eq!(backlog(&broker, "T", "g"), (2, 2, 0, 0, Some(5), Some(5)));
+    let hurried = broker.backlogs(Deadline::default());
+    assert_eq!((hurried.ages_missing, hurried.all[0].lag, hurried.all[0].lag_age), (1, 2, None));
+    assert_eq!(take(&broker, "T", "g", 1).await.len(), 1);
+    assert_eq!(backlog(&broker, "T", "g"), (2, 1, 1, 0, Some(5), Some(5)), "counted once, now by its book");
 }
 
 #[tokio::test]

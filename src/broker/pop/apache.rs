@@ -72,14 +72,13 @@ fn timers(store: &Store) -> Result<Book, OpenError> {
     let Some(checkpoint) = load_state(store, TIMERS_FILE)? else { return Ok(book) };
     let number = |at: usize| checkpoint.get(at..at + 8)?.try_into().ok().map(i64::from_be_bytes);
     let (Some(delivered_until), Some(known_until)) = (number(0), number(16)) else { return Ok(book) };
-    // Only what was rolled is remembered, by its id: what waits for more than two days.
-    let mut rolled: HashMap<String, u32> = HashMap::new();
+    // Only what was rolled is remembered: what waits for more than two days.
+    let mut rolled: HashMap<Timer, Vec<(QueueOffset, u32)>> = HashMap::new();
     each(&queue, |entry| {
         if let Some(message) = read(store, entry)?
-            && let (Some(id), times @ 1..) = (message.message_id(), times(&message))
+            && let (Some(timer), times @ 1..) = (Timer::of(&message), times(&message))
         {
-            let most = rolled.entry(id.to_owned()).or_default();
-            *most = times.max(*most);
+            rolled.entry(timer).or_default().push((entry.offset, times));
         }
         Ok(())
     })?;
@@ -88,13 +87,30 @@ fn timers(store: &Store) -> Result<Book, OpenError> {
         let due = message.properties.get(key::TIMER_OUT_MS).and_then(|due| due.parse::<i64>().ok());
         let is_known = entry.offset.to_wire() < known_until;
         let is_delivered = is_known && due.is_some_and(|due| due < delivered_until);
-        let later = message.message_id().and_then(|id| rolled.get(id));
-        if is_delivered || later.is_some_and(|most| times(&message) < *most) {
+        let rolls = Timer::of(&message).and_then(|timer| rolled.get(&timer));
+        let goes_on = |(at, more): &(QueueOffset, u32)| *at > entry.offset && *more > times(&message);
+        if is_delivered || rolls.is_some_and(|rolls| rolls.iter().any(goes_on)) {
             book.done(entry.offset..entry.offset.plus(1));
         }
         Ok(())
     })?;
     Ok(book)
+}
+
+/// What stays the same of a timer when Apache's broker rolls it. An id alone is not enough: a producer may use it in
+/// several topics, and again for another time.
+#[derive(PartialEq, Eq, Hash)]
+struct Timer {
+    topic: String,
+    id: String,
+    due: String,
+}
+
+impl Timer {
+    fn of(message: &StoredMessage) -> Option<Self> {
+        let of = |key| message.properties.get(key).map(str::to_owned);
+        Some(Self { topic: of(key::REAL_TOPIC)?, id: of(key::UNIQ_KEY)?, due: of(key::TIMER_OUT_MS)? })
+    }
 }
 
 fn times(message: &StoredMessage) -> u32 {

@@ -94,7 +94,7 @@ use crate::{
 };
 
 /// Reads that may have to wait for the device, at once. More would only queue at the device, on threads of their own.
-const COLD_READS_MAX: usize = 16;
+pub const COLD_READS_MAX: usize = 16;
 
 /// A poll.
 #[derive(Clone, Debug)]
@@ -376,6 +376,18 @@ impl Broker {
         let of =
             |s: &Arc<Subscription>| s.books().iter().map(|b| (s.owner.topic.clone(), b.clone())).collect::<Vec<_>>();
         self.inner.pop.subscriptions.list(Some(group)).iter().flat_map(of).collect()
+    }
+
+    /// Which groups consume which topics: those of a topic, of a group, or both, or all. Opens no book.
+    pub fn subscribed(&self, topic: Option<&TopicName>, group: Option<&GroupName>) -> Vec<(TopicName, GroupName)> {
+        let table = &self.inner.pop.subscriptions;
+        let found = match (topic, group) {
+            (Some(topic), Some(group)) => table.get(topic, group).into_iter().collect(),
+            (Some(topic), None) => table.of_topic(topic),
+            (None, group) => table.list(group),
+        };
+        let owners = found.iter().map(|subscription| &subscription.owner).filter(|owner| !owner.group.is_system());
+        owners.map(|owner| (owner.topic.clone(), owner.group.clone())).collect()
     }
 
     /// Polls that are parked right now.

@@ -43,7 +43,7 @@ impl Broker {
 
     /// Appends what a record of an own topic turns into (nothing, if it is only dropped), and that it is done, as one unit:
     /// a crash leaves both or neither. `meant` is the topic that must exist for that, and where in the log the record lies that
-    /// named it. `Ok(None)` when the record was done already, or that topic is gone; nothing was appended then. Does not wait
+    /// named it. `Ok(None)` when the record was done already, or that topic or the book's owner is gone; nothing was appended then. Does not wait
     /// for the disk.
     pub(in crate::broker) fn append_done(
         &self,
@@ -72,12 +72,16 @@ impl Broker {
         let done = What::Done(vec![(book.queue_id, vec![offset..offset.plus(1)])]);
         unit.push(pop.log.record(&book.owner, done));
         let mut pages = book.open();
-        if pages.book.is_done(offset) {
+        if pages.forgotten || pages.book.is_done(offset) {
             return Ok(None);
         }
         let Some(ticket) = append(&unit).transpose()? else { return Ok(None) };
         pop.touch();
-        pages.book.done(offset..offset.plus(1));
+        pages.book.done_at(offset..offset.plus(1), ticket.end);
+        // What the broker itself consumes is not in the schedule.
+        if !book.owner.group.is_system() {
+            pop.schedule.count(&mut pages);
+        }
         Ok(Some(ticket))
     }
 

@@ -20,6 +20,8 @@ use super::{
 
 /// Entries of the settle queue that are read at once.
 const REPLAY_CHUNK: usize = 1024;
+/// What stands for a file of offsets that is not there.
+const NO_OFFSETS: &[u8] = b"{}";
 /// How many attempts a group has is not known yet; [`Broker::limit_restored`] finds out.
 const ANY_ATTEMPTS: u32 = u32::MAX;
 
@@ -82,9 +84,10 @@ impl Restored {
         snapshot.settled
     }
 
-    /// A store that Apache's broker wrote: its consumers go on where they were.
+    /// A store that Apache's broker wrote: its consumers go on where they were, and so does its own work, which is on
+    /// record elsewhere too.
     fn apply_offsets(&mut self, store: &Store) -> Result<(), OpenError> {
-        let Some(bytes) = load_state(store, offsets::FILE)? else { return Ok(()) };
+        let bytes = load_state(store, offsets::FILE)?.unwrap_or_else(|| NO_OFFSETS.to_vec());
         let offsets: Offsets =
             offsets::decode(&bytes).map_err(|why| OpenError::State { file: offsets::FILE.into(), why })?;
         for (names, queues) in offsets {

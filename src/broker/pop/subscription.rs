@@ -268,6 +268,11 @@ impl Subscriptions {
         }
     }
 
+    /// Every subscription of a topic.
+    pub fn of_topic(&self, topic: &TopicName) -> Vec<Arc<Subscription>> {
+        self.table.read().get(topic).map(|groups| groups.values().cloned().collect()).unwrap_or_default()
+    }
+
     /// Takes the subscriptions of a topic or of a group out of the table, has `shut` close their books so that nothing
     /// more is recorded about them, and then `record` write that down, before new ones can be made.
     pub fn forget<R>(

@@ -154,7 +154,7 @@ async fn a_message_group_keeps_its_queue() {
     assert_eq!(sent, 1);
     world.fail_all().await;
     let at = world.resend(0, false).await.unwrap();
-    assert_eq!((at.queue, at.offset.get()), (queue_of_group("customer-5", 7), 1));
+    assert_eq!((at.queue, at.offset.get()), (crate::broker::produce::queue_of_group("customer-5", 7), 1));
 }
 
 #[tokio::test]
@@ -196,4 +196,107 @@ async fn the_progress_on_dead_letters_is_no_lag_of_the_group() {
     assert_eq!(world.waiting(), [0]);
     let lag = world.broker.lag(&group("g"), &[]).unwrap();
     assert_eq!((lag.len(), &lag[0].topic, lag[0].backlog.ready), (1, &topic("T"), 0));
+}
+
+/// Makes dead letters of group g at once, as their topic's next ones.
+fn bury(world: &World, count: usize) {
+    let dead = world.broker.ensure_dead_letter_topic(&group("g")).unwrap();
+    for n in 0..count {
+        let mut properties = PropertiesBuilder::default();
+        properties.push(key::UNIQ_KEY, &n.to_string()).push(key::DLQ_ORIGIN_TOPIC, "T");
+        let letter = NewMessage {
+            topic: dead.name.clone(),
+            queue: QueueId(0),
+            flag: 0,
+            sys_flag: Default::default(),
+            born_at: world.machine.clock.wall(),
+            born_host: ([127, 0, 0, 1], 1).into(),
+            reconsume_times: 0,
+            prepared_at: None,
+            properties: properties.build(),
+            body: bytes::Bytes::from_static(b"x"),
+        };
+        world.broker.append_to_topic(&dead.name, &[letter], Purpose::User).unwrap().unwrap();
+    }
+    world.committed();
+}
+
+/// What a list of all pages has, by offset, and how many pages those were.
+fn listed(world: &World, max: usize, all: bool) -> (Vec<u64>, usize) {
+    let (mut offsets, mut next, mut pages) = (Vec::new(), Some(QueueOffset::ZERO), 0);
+    while let Some(from) = next {
+        let page = world.broker.dead_letters(&group("g"), from, max, all).unwrap();
+        offsets.extend(page.letters.iter().map(|letter| letter.message.queue_offset.get()));
+        assert!(page.next.is_none_or(|next| next > from));
+        (next, pages) = (page.next, pages + 1);
+    }
+    (offsets, pages)
+}
+
+#[tokio::test]
+async fn dead_letters_beyond_the_first_read_are_listed_wherever_they_are_read_from() {
+    let world = World::new();
+    bury(&world, 1500);
+    assert_eq!(listed(&world, 10_000, false), ((0..1500).collect(), 1));
+    // Those before are in files then, and of those behind the newest are in memory too.
+    let world = world.crash(1);
+    bury(&world, 1400);
+    assert_eq!(listed(&world, 10_000, false), ((0..2900).collect(), 1));
+    assert_eq!(listed(&world, 1000, false), ((0..2900).collect(), 3));
+    // More than one read has in a row are done.
+    for offset in (100..1300).chain([2899]) {
+        world.broker.resend_dead_letter(&group("g"), QueueOffset::new(offset), false).unwrap();
+    }
+    assert_eq!(listed(&world, 10_000, false), ((0..100).chain(1300..2899).collect(), 1));
+    assert_eq!(listed(&world, 100, false).0, (0..100).chain(1300..2899).collect::<Vec<_>>());
+    assert_eq!(listed(&world, 10_000, true), ((0..2900).collect(), 1));
+}
+
+#[tokio::test]
+async fn looking_at_dead_letters_makes_no_progress_and_no_backlog() {
+    let world = World::new();
+    world.send("a", None).await;
+    world.send("b", None).await;
+    world.fail_all().await;
+    assert_eq!(world.waiting(), [0, 1]);
+    let topics = |world: &World| world.broker.progress(&group("g")).into_iter().map(|p| p.topic).collect::<Vec<_>>();
+    assert_eq!(topics(&world), [topic("T")]);
+    world.resend(0, false).await.unwrap();
+    assert_eq!(topics(&world).len(), 2, "that is progress");
+    let of =
+        world.broker.backlogs(crate::types::Deadline::from_micros(u64::MAX)).all.into_iter().map(|b| b.of.unwrap().0);
+    assert_eq!(of.collect::<Vec<_>>(), [topic("T")]);
+}
+
+#[tokio::test]
+async fn a_dead_letter_in_a_consumers_hands_is_in_flight_no_more_when_an_operator_sent_it() {
+    let world = World::new();
+    world.send("a", None).await;
+    world.fail_all().await;
+    let dead = TopicName::dead_letter(&group("g"));
+    let counted = || {
+        let book = world.broker.inner.pop.books(&dead, &group("g")).remove(0);
+        let pages = book.open();
+        (pages.book.in_flight(), pages.counted)
+    };
+    let until = world.machine.clock.now();
+    let (group, invisible) = (group("g"), Duration::from_secs(10));
+    let take = Take { topic: dead.clone(), group, filter: Filter::All, max: 1, invisible, until, attempt_id: None };
+    assert_eq!(world.broker.take(take).await.unwrap().len(), 1);
+    assert_eq!(counted(), (1, 1));
+    world.resend(0, false).await.unwrap();
+    assert_eq!(counted(), (0, 0));
+}
+
+#[tokio::test]
+async fn a_book_of_a_deleted_group_takes_no_record() {
+    let world = World::new();
+    world.send("a", None).await;
+    world.fail_all().await;
+    let book = world.broker.dead_letter_book(&group("g")).unwrap().unwrap();
+    world.broker.delete_group(&group("g")).unwrap();
+    let end = world.broker.store().end();
+    let append = |unit: &[NewMessage]| Some(world.broker.store().append(unit, Purpose::User));
+    assert!(world.broker.append_done_through(&book, QueueOffset::ZERO, vec![], append).unwrap().is_none());
+    assert_eq!(world.broker.store().end(), end);
 }

@@ -4,7 +4,8 @@ use super::{Broker, LookError, Place};
 use crate::{
     broker::metadata::{HALF_TOPIC, TIMER_TOPIC, UNDECIDED_TOPIC},
     types::{
-        PhysicalOffset, QueueId, QueueOffset, StoredMessage, Timestamp, TopicName, id::DLQ_PREFIX, properties::key,
+        Deadline, PhysicalOffset, QueueId, QueueOffset, StoredMessage, Timestamp, TopicName, id::DLQ_PREFIX,
+        properties::key,
     },
 };
 
@@ -54,8 +55,14 @@ impl Copy {
 }
 
 impl Broker {
-    /// Every copy of the message with this id, the oldest first.
-    pub(super) fn copies(&self, topic: Option<&TopicName>, id: &str) -> Result<Vec<Copy>, LookError> {
+    /// Every copy of the message with this id, the oldest first. When there was no time for all topics, what is missing is
+    /// told with those that were found, and an error when there are none.
+    pub(super) fn copies(
+        &self,
+        topic: Option<&TopicName>,
+        id: &str,
+        until: Deadline,
+    ) -> Result<(Vec<Copy>, Option<LookError>), LookError> {
         let topics = self.topics(false).into_iter().map(|topic| topic.name.clone());
         let mut searched: Vec<TopicName> = match topic {
             Some(topic) => {
@@ -68,9 +75,14 @@ impl Broker {
         if searched.len() > TOPICS_MAX {
             return Err(LookError::TooManyTopics { topics: searched.len(), max: TOPICS_MAX });
         }
-        searched.extend([TIMER_TOPIC, HALF_TOPIC, UNDECIDED_TOPIC].map(TopicName::system));
-        let mut copies = Vec::new();
-        for place in &searched {
+        // First, since they are three and the others may be too many for the time.
+        searched.splice(..0, [TIMER_TOPIC, HALF_TOPIC, UNDECIDED_TOPIC].map(TopicName::system));
+        let (mut copies, mut missing) = (Vec::new(), None);
+        for (number, place) in searched.iter().enumerate() {
+            if self.inner.clock.now() >= until {
+                missing = Some(LookError::TooSlow { searched: number, topics: searched.len() });
+                break;
+            }
             for message in self.find_by_id(place, id)? {
                 let copy = copy(&message);
                 let meant = copy.meant_for.as_ref().unwrap_or(&copy.topic);
@@ -80,7 +92,10 @@ impl Broker {
             }
         }
         copies.sort_by_key(|copy| copy.physical);
-        Ok(copies)
+        match missing {
+            Some(missing) if copies.is_empty() => Err(missing),
+            missing => Ok((copies, missing)),
+        }
     }
 }
 

@@ -14,13 +14,16 @@ mod tests;
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 pub use copies::{Copy, Kind};
-pub use ring::{Seen, Sighting};
+pub use ring::{Seen, Sighted, Sighting};
 
 pub(super) use ring::Sightings;
 
 use self::settles::{Fate, Found, Place, Settled};
 use super::{Broker, LookError, pop::Exception};
 use crate::types::{ClientId, GroupName, QueueId, QueueOffset, Timestamp, TopicName};
+
+/// How long a story looks, in all.
+const TIME_MAX: Duration = Duration::from_secs(15);
 
 /// All that is known of a message.
 #[derive(Debug)]
@@ -156,10 +159,11 @@ impl Broker {
 
     /// The life of the message with this id, of a topic or of any; `None` when nothing is known of it. Waits for the disk.
     pub fn explain(&self, topic: Option<&TopicName>, id: &str) -> Result<Option<Story>, LookError> {
-        let copies = self.copies(topic, id)?;
+        let until = self.inner.clock.now().plus(TIME_MAX);
+        let (copies, missing) = self.copies(topic, id, until)?;
         let Some(first) = copies.first() else { return Ok(None) };
         let places: Vec<Place> = copies.iter().map(Copy::place).collect();
-        let found = self.settled(&places, first.stored_at)?;
+        let found = self.settled(&places, first.stored_at, until)?;
         let mut events: Vec<Event> = copies.iter().map(stored).collect();
         let mut failures: BTreeMap<(Option<GroupName>, usize), u32> = BTreeMap::new();
         for settled in &found.settled {
@@ -174,7 +178,8 @@ impl Broker {
         events.sort_by_key(|event| (event.at, event.what.turn()));
         let standings = copies.iter().filter(|copy| copy.kind.is_consumed()).flat_map(|copy| self.standings(copy));
         let standings = standings.collect();
-        let gaps = self.gaps(first.stored_at, &found);
+        let mut gaps = self.gaps(first.stored_at, &found);
+        gaps.extend(missing.map(|missing| missing.to_string()));
         Ok(Some(Story { copies, events, standings, gaps }))
     }
 
@@ -222,8 +227,7 @@ impl Broker {
     /// What is remembered of clients: deliveries, and who did what the log says was done.
     fn add_sightings(&self, events: &mut Vec<Event>, places: &[Place]) {
         let is_of = |sighting: &Sighting, place: &Place| {
-            let here = |(queue, offset, _): &(QueueId, QueueOffset, u32)| (*queue, *offset) == (place.1, place.2);
-            (sighting.topic == place.0).then(|| sighting.messages.iter().find(|m| here(m)).copied()).flatten()
+            (sighting.topic == place.0).then(|| sighting.messages.at(place.1, place.2)).flatten()
         };
         let sightings = self.inner.sightings.find(|s| places.iter().any(|place| is_of(s, place).is_some()));
         for sighting in &sightings {
@@ -291,7 +295,7 @@ impl Broker {
         let since = self.inner.sightings.complete_since();
         if stored_at < since {
             gaps.push(format!(
-                "deliveries before {since} are not all remembered: they are kept in memory, the newest alone, and not over a restart"
+                "deliveries before {since} are not all remembered: they are kept in memory, the newest alone, of one call the first 64 messages, and not over a restart"
             ));
         }
         if found.gone_before.is_some() {

@@ -6,12 +6,11 @@ use super::{Broker, LookError};
 use crate::{
     broker::pop::{Entry, LaneAt, Record, Retry, What},
     store::ReadError,
-    types::{GroupName, LiteId, PhysicalOffset, QueueId, QueueOffset, Timestamp, TopicName},
+    types::{Deadline, GroupName, LiteId, PhysicalOffset, QueueId, QueueOffset, Timestamp, TopicName},
 };
 
-/// Records that a story looks at, at most, and for how long.
+/// Records that a story looks at, at most.
 const RECORDS_MAX: usize = 2_000_000;
-const TIME_MAX: Duration = Duration::from_secs(15);
 /// Entries that are read at once.
 const CHUNK: usize = 1024;
 
@@ -58,13 +57,12 @@ pub struct Found {
 
 impl Broker {
     /// What the log says of the messages at these places since the earliest of them was stored. Waits for the disk.
-    pub(super) fn settled(&self, places: &[Place], since: Timestamp) -> Result<Found, LookError> {
+    pub(super) fn settled(&self, places: &[Place], since: Timestamp, until: Deadline) -> Result<Found, LookError> {
         let queue = self.inner.pop.settle_queue();
         let places: Vec<_> = places.iter().map(|place| (place.clone(), self.lite_id_at(place))).collect();
         let mut next = queue.offset_at(since)?;
         let mut found = Found::default();
         let clock = &self.inner.clock;
-        let end = clock.now().plus(TIME_MAX);
         let mut looked_at = 0;
         if next == queue.min() && next > QueueOffset::ZERO {
             found.gone_before = Some(since);
@@ -95,7 +93,7 @@ impl Broker {
                     }));
                 }
             }
-            if looked_at >= RECORDS_MAX || clock.now() >= end {
+            if looked_at >= RECORDS_MAX || clock.now() >= until {
                 found.ended_at = Some(at);
                 return Ok(found);
             }

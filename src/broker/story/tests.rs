@@ -293,3 +293,15 @@ async fn nothing_is_told_of_what_never_was() {
     assert!(world.broker.explain(None, "x").unwrap().is_none());
     assert!(matches!(world.broker.explain(Some(&topic("x")), "x"), Err(LookError::TopicNotFound(_))));
 }
+
+#[tokio::test]
+async fn a_search_of_every_topic_ends_in_time_and_says_so() {
+    let world = World::new();
+    world.send("a", MessageType::Normal, None).await;
+    world.committed();
+    let later = world.machine.clock.now().plus(Duration::from_secs(1));
+    let (copies, missing) = world.broker.copies(None, "a", later).unwrap();
+    assert!(copies.len() == 1 && missing.is_none());
+    let late = world.broker.copies(None, "a", world.machine.clock.now());
+    assert!(matches!(late, Err(LookError::TooSlow { searched: 0, topics: 4 })), "{late:?}");
+}

@@ -26,6 +26,9 @@ const AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// The same when all that could be asked have enough to do.
 const AGAIN_SOON: Duration = Duration::from_secs(1);
 
+/// A question that its producer has not taken for so many intervals is taken for lost, and another producer is asked.
+const INTERVALS_UNTAKEN: u32 = 8;
+
 /// Who can be asked about half messages of a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Askable {
@@ -88,6 +91,9 @@ impl Broker {
             if half.checks >= config.transaction_checks_max || half.until <= now {
                 return (Fate::GiveUp, interval.min(AGAIN_AFTER));
             }
+            if half.asking.is_some_and(|until| until > now) {
+                return (Fate::Wait, interval);
+            }
             match askable(&half.topic) {
                 Askable::Now => (Fate::Ask, interval),
                 Askable::Soon => (Fate::Wait, interval.min(AGAIN_SOON)),
@@ -137,6 +143,24 @@ impl Broker {
     pub fn checks_not_sent(&self, unsent: &[TransactionId]) {
         let again = self.inner.clock.now().plus(self.inner.config.transaction_check_interval.min(AGAIN_SOON));
         self.inner.transactions.pending.put_off(unsent.iter().map(|id| id.offset), again);
+    }
+
+    /// A question about this is going to wait for a producer: nobody else is asked until [`Broker::check_ended`] says what
+    /// became of it.
+    pub fn check_waits(&self, about: TransactionId) {
+        let interval = self.inner.config.transaction_check_interval;
+        let until = self.inner.clock.now().plus(interval.saturating_mul(INTERVALS_UNTAKEN));
+        self.inner.transactions.pending.asks(about.offset, until);
+    }
+
+    /// The producer took the question, which counts then, or it was dropped. Of several about the same half, only the
+    /// first that is taken counts.
+    pub fn check_ended(&self, about: TransactionId, is_taken: bool) {
+        match (self.inner.transactions.pending.asks_no_more(about.offset), is_taken) {
+            (true, true) => self.checks_sent(&[about]),
+            (true, false) => self.checks_not_sent(&[about]),
+            (false, _) => {}
+        }
     }
 
     /// Notes that producers were asked about these. Not waited for: a crash may ask once more.

@@ -25,6 +25,8 @@ pub(super) struct Half {
     pub checks: u32,
     /// When one is asked next.
     pub due: Deadline,
+    /// A question about it waits for its producer; when it is taken for lost.
+    pub asking: Option<Deadline>,
     /// Until when it may wait at all.
     pub until: Deadline,
 }
@@ -151,6 +153,18 @@ impl Pending {
         }
     }
 
+    /// Notes that a question waits for its producer, and until when no other is to be asked.
+    pub fn asks(&self, offset: QueueOffset, until: Deadline) {
+        if let Some(half) = self.table.lock().halves.get_mut(&offset) {
+            half.asking = Some(until);
+        }
+    }
+
+    /// Notes that no question waits any more; true when one did.
+    pub fn asks_no_more(&self, offset: QueueOffset) -> bool {
+        self.table.lock().halves.get_mut(&offset).is_some_and(|half| half.asking.take().is_some())
+    }
+
     /// Notes that a producer was asked; how often that is, and when one is asked again. `None` when it is decided.
     pub fn asked(&self, offset: QueueOffset) -> Option<(u32, Deadline)> {
         let mut table = self.table.lock();
@@ -228,7 +242,7 @@ mod tests {
     fn half(due: u64) -> Half {
         let topic = TopicName::parse("T").unwrap();
         let at = Deadline::from_micros;
-        Half { topic, physical: PhysicalOffset::ZERO, checks: 0, due: at(due), until: at(1_000_000) }
+        Half { topic, physical: PhysicalOffset::ZERO, checks: 0, due: at(due), asking: None, until: at(1_000_000) }
     }
     fn at(n: u64) -> QueueOffset {
         QueueOffset::new(n)

@@ -74,7 +74,7 @@ impl Broker {
         let reserved = self.inner.store.reserved();
         let timeout = half::own_timeout(properties).unwrap_or(config.transaction_timeout).min(reserved);
         let due = now.plus(timeout.saturating_sub(age));
-        Half { topic, physical, checks: 0, due, until: now.plus(reserved.saturating_sub(age)) }
+        Half { topic, physical, checks: 0, due, asking: None, until: now.plus(reserved.saturating_sub(age)) }
     }
 
     /// Notes a half that was just stored, and gives it its id. Call it behind the gate of the topic that it is meant for.

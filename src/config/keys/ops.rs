@@ -3,9 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::{Key, Rule};
+use crate::observe::metrics::catalogue;
 
 /// Labels of `metricsLabel` at most.
 const LABELS_MAX: usize = 32;
+/// Labels that every sample has, and that of a histogram's buckets.
+const COMMON: [&str; 4] = ["cluster", "node_type", "node_id", "le"];
 
 pub static KEYS: &[Key] = &[
     Key {
@@ -46,8 +49,8 @@ pub static KEYS: &[Key] = &[
         rule: Rule::Text {
             form: "an IP address",
             set: |c, text| {
-                // Apache's default is the empty text, which is an address of the machine there.
-                let ip = if text.is_empty() { Some(IpAddr::from(Ipv4Addr::UNSPECIFIED)) } else { text.parse().ok() };
+                // Apache's default is the empty text, which is an address of the machine there. It opens nothing here.
+                let ip = if text.is_empty() { Some(IpAddr::from(Ipv4Addr::LOCALHOST)) } else { text.parse().ok() };
                 c.ops.listen.set_ip(ip.ok_or_else(|| "is not an IP address, like 0.0.0.0 or ::".to_owned())?);
                 Ok(())
             },
@@ -91,18 +94,31 @@ fn labels(text: &str) -> Result<Vec<(String, String)>, String> {
         chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
             && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
     };
-    let own = ["cluster", "node_type", "node_id", "le"];
     let label = |part: &str| match part.split_once(':') {
-        Some((name, value)) if is_name(name.trim()) && !own.contains(&name.trim()) => {
-            Ok((name.trim().to_owned(), value.trim().to_owned()))
-        }
-        _ => Err(format!("has {part:?}, which is no key:value with a key of letters, digits and _ that is not taken")),
+        Some((name, value)) if is_name(name.trim()) => Ok((name.trim().to_owned(), value.trim().to_owned())),
+        _ => Err(format!("has {part:?}, which is no key:value with a key of letters, digits and _")),
     };
     let parts: Vec<_> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
     if parts.len() > LABELS_MAX {
         return Err(format!("has {} labels, the most is {LABELS_MAX}", parts.len()));
     }
-    parts.into_iter().map(label).collect()
+    let labels: Vec<_> = parts.into_iter().map(label).collect::<Result<_, _>>()?;
+    // Prometheus refuses a page on which a sample has a label twice.
+    for (n, (name, _)) in labels.iter().enumerate() {
+        if is_taken(name) {
+            return Err(format!("has {name:?}, which metrics have already or Prometheus keeps for itself; rename it"));
+        }
+        if labels[..n].iter().any(|(earlier, _)| earlier == name) {
+            return Err(format!("has {name:?} twice; name it once"));
+        }
+    }
+    Ok(labels)
+}
+
+/// A label that some samples have anyway, or that no sample may have.
+fn is_taken(name: &str) -> bool {
+    let of_a_metric = catalogue::ALL.iter().any(|metric| metric.labels.contains(&name));
+    of_a_metric || COMMON.contains(&name) || name.starts_with("__")
 }
 
 #[cfg(test)]
@@ -113,8 +129,33 @@ mod tests {
     fn labels_are_read_and_a_slip_is_told() {
         let read = labels(" region : eu , rack:7,").expect("two labels");
         assert_eq!(read, [("region".into(), "eu".into()), ("rack".into(), "7".into())]);
-        for text in ["region", "1x:y", "cluster:mine", "a b:c"] {
+        for text in ["region", "1x:y", "a b:c"] {
             assert!(labels(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_label_that_a_sample_would_have_twice_is_refused_by_name() {
+        let twice = [("a:1,b:2, a :3", "a"), ("cluster:mine", "cluster"), ("le:1", "le"), ("topic:x", "topic")];
+        for (text, name) in
+            twice.into_iter().chain([("a:1,storage_type:x", "storage_type"), ("__name__:x", "__name__")])
+        {
+            let refused = labels(text).unwrap_err();
+            assert!(refused.contains(&format!("{name:?}")), "{text}: {refused}");
+        }
+    }
+
+    #[test]
+    fn an_empty_address_opens_nothing_to_the_network() {
+        let Some(Rule::Text { set, .. }) =
+            KEYS.iter().find(|key| key.name == "metricsPromExporterHost").map(|key| &key.rule)
+        else {
+            panic!("it is a text")
+        };
+        let mut config = crate::config::Config::default();
+        for (text, ip) in [("", "127.0.0.1"), ("0.0.0.0", "0.0.0.0"), ("", "127.0.0.1"), ("::", "::")] {
+            set(&mut config, text).unwrap();
+            assert_eq!(config.ops.listen.ip().to_string(), ip, "{text:?}");
         }
     }
 }

@@ -22,7 +22,7 @@ pub enum Unit {
 #[derive(Debug)]
 pub struct Metric {
     pub id: Id,
-    /// Without the unit.
+    /// Without the unit, unless RocketMQ itself has it in the name.
     pub name: &'static str,
     pub kind: Kind,
     pub unit: Unit,
@@ -40,6 +40,9 @@ impl Metric {
             Unit::Seconds => "seconds",
             Unit::Milliseconds => "milliseconds",
         };
+        if self.name.ends_with(unit) {
+            return self.name.to_owned();
+        }
         match self.name.strip_suffix("_total") {
             Some(name) => format!("{name}_{unit}_total"),
             None => format!("{}_{unit}", self.name),
@@ -110,8 +113,8 @@ catalogue! {
     StorageSize Gauge "rocketmq_storage_size" Bytes ["storage_type", "storage_medium"] "Used bytes of the file system that the store is on.";
     StorageFree Gauge "ferromq_storage_free" Bytes [] "Free bytes of it.";
     StorageLog Gauge "ferromq_storage_log" Bytes [] "Bytes of the log from its oldest record to its end.";
-    FlushBehind Gauge "rocketmq_storage_flush_behind" Bytes ["storage_type", "storage_medium"] "Bytes of the log that are written and not yet on the device.";
-    DispatchBehind Gauge "rocketmq_storage_dispatch_behind" Bytes ["storage_type", "storage_medium"] "Bytes of the log that consumers cannot see yet.";
+    FlushBehind Gauge "rocketmq_storage_flush_behind_bytes" Bytes ["storage_type", "storage_medium"] "Bytes of the log that are written and not yet on the device.";
+    DispatchBehind Gauge "rocketmq_storage_dispatch_behind_bytes" Bytes ["storage_type", "storage_medium"] "Bytes of the log that consumers cannot see yet.";
     ReserveTime Gauge "rocketmq_storage_message_reserve_time" Milliseconds ["storage_type", "storage_medium"] "Age of the oldest record.";
     SyncTime Histogram "ferromq_storage_sync_time" Seconds [] "How long each sync of the log took.";
     StoreFull Gauge "ferromq_store_full" None [] "1 while sends are refused, since the disk is full.";
@@ -147,5 +150,15 @@ mod tests {
         assert_eq!(metric(Id::RpcLatency).full_name(), "rocketmq_rpc_latency_milliseconds");
         assert_eq!(metric(Id::StorageSize).full_name(), "rocketmq_storage_size_bytes");
         assert_eq!(metric(Id::MessagesIn).full_name(), "rocketmq_messages_in_total");
+    }
+
+    #[test]
+    fn a_unit_that_is_in_rocketmqs_own_name_stays_there_and_comes_once() {
+        for (id, name) in [
+            (Id::FlushBehind, "rocketmq_storage_flush_behind_bytes"),
+            (Id::DispatchBehind, "rocketmq_storage_dispatch_behind_bytes"),
+        ] {
+            assert_eq!((metric(id).name, metric(id).full_name().as_str()), (name, name));
+        }
     }
 }

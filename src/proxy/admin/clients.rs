@@ -1,12 +1,9 @@
 //! Who is subscribed and connected, as far as clients have said; and questions to them.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
-    broker::{Progress, Role},
+    broker::{Broker, Progress, Role},
     proto::v2::{self, Code},
     proxy::{AskError, PushError, about::About},
     types::{ClientId, GroupName, NameError, TopicName},
@@ -42,50 +39,53 @@ impl Wanted {
     fn has(&self, topic: &TopicName) -> bool {
         self.topic.as_ref().is_none_or(|wanted| wanted == topic)
     }
+
+    fn rows(&self, broker: &Broker, consumers: &[Consumer]) -> Vec<v2::SubscriptionInfo> {
+        let mut rows: BTreeMap<(GroupName, TopicName), Vec<&Consumer>> = BTreeMap::new();
+        for consumer in consumers {
+            for subscribed in consumer.2.subscriptions.iter().filter(|s| self.has(&s.topic)) {
+                rows.entry((consumer.1.clone(), subscribed.topic.clone())).or_default().push(consumer);
+            }
+        }
+        for (topic, group) in broker.subscribed(self.topic.as_ref(), self.group.as_ref()) {
+            rows.entry((group, topic)).or_default();
+        }
+        let row =
+            |((group, topic), clients): (&(GroupName, TopicName), &Vec<&Consumer>)| subscription(group, topic, clients);
+        rows.iter().take(ROWS_MAX).map(row).collect()
+    }
+}
+
+fn subscription(group: &GroupName, topic: &TopicName, clients: &[&Consumer]) -> v2::SubscriptionInfo {
+    let newest = clients.iter().max_by_key(|(.., about)| about.told_at);
+    let wants = |(.., about): &&Consumer| about.wants(topic).cloned();
+    let expression = newest.and_then(wants);
+    v2::SubscriptionInfo {
+        group: resource(group.as_str()),
+        topic: resource(topic.as_str()),
+        subscription_consistency: clients.iter().all(|client| wants(client) == expression),
+        expression,
+        online: !clients.is_empty(),
+        last_update_timestamp: newest.map(|(.., about)| convert::wire_timestamp(about.told_at)),
+        message_model: v2::MessageModel::Clustering as i32,
+    }
 }
 
 impl Administration {
     /// A row for each group and topic that consumers who are there subscribe to, or that the group has progress on.
-    pub(super) fn subscriptions(&self, request: &v2::ListSubscriptionRequest) -> Outcome<v2::ListSubscriptionResponse> {
+    pub(super) async fn subscriptions(
+        &self,
+        request: &v2::ListSubscriptionRequest,
+    ) -> Outcome<v2::ListSubscriptionResponse> {
         let wanted = Wanted::of(request.topic.as_ref(), request.group.as_ref())?;
         self.exists(&wanted)?;
-        let consumers = self.front().sessions.consumers(wanted.group.as_ref());
-        let mut rows: BTreeMap<(GroupName, TopicName), Vec<&Consumer>> = BTreeMap::new();
-        for consumer in &consumers {
-            for subscribed in consumer.2.subscriptions.iter().filter(|s| wanted.has(&s.topic)) {
-                rows.entry((consumer.1.clone(), subscribed.topic.clone())).or_default().push(consumer);
-            }
-        }
-        let groups = match &wanted.group {
-            Some(group) => vec![group.clone()],
-            None => self.broker().groups().iter().map(|group| group.name.clone()).collect(),
+        let front = self.front().clone();
+        // There may be very many.
+        let list = move |broker: &Broker| {
+            Ok::<_, Refusal>(wanted.rows(broker, &front.sessions.consumers(wanted.group.as_ref())))
         };
-        for group in groups {
-            let begun = self.broker().progress(&group).into_iter().map(|progress: Progress| progress.topic);
-            for topic in begun.filter(|topic| wanted.has(topic)).collect::<BTreeSet<_>>() {
-                rows.entry((group.clone(), topic)).or_default();
-            }
-        }
-        let row = |((group, topic), clients): (&(GroupName, TopicName), &Vec<&Consumer>)| {
-            self.subscription(group, topic, clients)
-        };
-        let subscription_info = rows.iter().take(ROWS_MAX).map(row).collect();
+        let subscription_info = self.blocking(list).await?;
         Ok(v2::ListSubscriptionResponse { status: Some(status::ok()), subscription_info })
-    }
-
-    fn subscription(&self, group: &GroupName, topic: &TopicName, clients: &[&Consumer]) -> v2::SubscriptionInfo {
-        let newest = clients.iter().max_by_key(|(.., about)| about.told_at);
-        let wants = |(.., about): &&Consumer| about.wants(topic).cloned();
-        let expression = newest.and_then(wants);
-        v2::SubscriptionInfo {
-            group: resource(group.as_str()),
-            topic: resource(topic.as_str()),
-            subscription_consistency: clients.iter().all(|client| wants(client) == expression),
-            expression,
-            online: !clients.is_empty(),
-            last_update_timestamp: newest.map(|(.., about)| convert::wire_timestamp(about.told_at)),
-            message_model: v2::MessageModel::Clustering as i32,
-        }
     }
 
     /// The same, client by client.
@@ -99,7 +99,7 @@ impl Administration {
         let consumers = self.front().sessions.consumers(wanted.group.as_ref());
         let row = |consumer: &Consumer, topic: &TopicName| ClientSubscriptionInfo {
             client_info: Some(client_info(&consumer.0, Some(&consumer.2))),
-            subscription_info: Some(self.subscription(&consumer.1, topic, &[consumer])),
+            subscription_info: Some(subscription(&consumer.1, topic, &[consumer])),
         };
         let mut rows: Vec<ClientSubscriptionInfo> = Vec::new();
         for consumer in &consumers {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::{
-    broker::{LookError, Position, QueueLag, QueueSpan},
+    broker::{Broker, LookError, Position, QueueLag, QueueSpan},
     proto::v2::{self, Code, describe_group_accumulation_response::GroupAccumulation},
     types::{QueueId, Timestamp, TopicName},
 };
@@ -19,16 +19,23 @@ impl Administration {
     ) -> Outcome<v2::DescribeGroupAccumulationResponse> {
         no_lite(request.lite_topic.as_deref())?;
         let (group, topics) = (convert::group(request.group.as_ref())?, topics(&request.topics)?);
-        let named = topics.clone();
-        let lags = self.blocking(move |broker| broker.lag(&group, &named)).await?;
-        let now = self.broker().clock().wall();
-        let of = |topic: &TopicName| sum(lags.iter().filter(|lag| lag.topic == *topic), now);
-        let by_topic: HashMap<String, GroupAccumulation> =
-            topics.iter().map(|topic| (topic.to_string(), of(topic))).collect();
+        let sums = move |broker: &Broker| {
+            let lags = broker.lag(&group, &topics)?;
+            let mut total = Sum::default();
+            let mut by_topic: HashMap<&TopicName, Sum> = topics.iter().map(|topic| (topic, Sum::default())).collect();
+            for lag in &lags {
+                total.add(lag);
+                by_topic.entry(&lag.topic).and_modify(|sum| sum.add(lag));
+            }
+            let now = broker.clock().wall();
+            let by_topic = by_topic.into_iter().map(|(topic, sum)| (topic.to_string(), sum.told(now)));
+            Ok::<_, LookError>((total.told(now), by_topic.collect()))
+        };
+        let (accumulation, topic_accumulation) = self.blocking(sums).await?;
         Ok(v2::DescribeGroupAccumulationResponse {
             status: Some(status::ok()),
-            accumulation: Some(sum(lags.iter(), now)),
-            topic_accumulation: by_topic,
+            accumulation: Some(accumulation),
+            topic_accumulation,
             lite_topic_accumulation: HashMap::new(),
         })
     }
@@ -58,8 +65,7 @@ impl Administration {
             Refusal::new(Code::BadRequest, "the request has no reset_timestamp; say from when on the group goes on")
         })?;
         let (of_topic, of_group) = (topic.clone(), group.clone());
-        let plan =
-            move |broker: &crate::broker::Broker| broker.plan_reset(&of_topic, &of_group, None, Position::Time(to));
+        let plan = move |broker: &Broker| broker.plan_reset(&of_topic, &of_group, None, Position::Time(to));
         let plan = self.blocking(plan).await?;
         let targets: Vec<_> = plan.iter().map(|moved| (moved.queue, moved.to)).collect();
         self.broker().reset_offsets(&topic, &group, &targets).await?;
@@ -93,18 +99,33 @@ pub(super) fn no_lite(name: Option<&str>) -> Outcome<()> {
     }
 }
 
-fn sum<'a>(lags: impl Iterator<Item = &'a QueueLag>, now: Timestamp) -> GroupAccumulation {
-    let (mut total, mut since, mut consumed) = (GroupAccumulation::default(), None::<Timestamp>, None::<Timestamp>);
-    for lag in lags {
-        total.inflight_messages += lag.backlog.in_flight as i64;
-        total.ready_messages += lag.backlog.ready as i64;
-        since = [since, lag.ready_since].into_iter().flatten().min();
-        consumed = consumed.max(lag.consumed_to);
+/// Lags of queues together.
+#[derive(Default)]
+struct Sum {
+    in_flight: u64,
+    ready: u64,
+    ready_since: Option<Timestamp>,
+    consumed_to: Option<Timestamp>,
+}
+
+impl Sum {
+    fn add(&mut self, lag: &QueueLag) {
+        self.in_flight += lag.backlog.in_flight;
+        self.ready += lag.backlog.ready;
+        self.ready_since = [self.ready_since, lag.ready_since].into_iter().flatten().min();
+        self.consumed_to = self.consumed_to.max(lag.consumed_to);
     }
-    total.accumulation = total.inflight_messages + total.ready_messages;
-    total.deliver_delay_time = Some(convert::wire_duration(since.map(|since| now.since(since)).unwrap_or_default()));
-    total.last_consume_timestamp = consumed.map_or(0, Timestamp::as_millis);
-    total
+
+    fn told(&self, now: Timestamp) -> GroupAccumulation {
+        let delay = self.ready_since.map(|since| now.since(since)).unwrap_or_default();
+        GroupAccumulation {
+            accumulation: (self.in_flight + self.ready) as i64,
+            inflight_messages: self.in_flight as i64,
+            ready_messages: self.ready as i64,
+            deliver_delay_time: Some(convert::wire_duration(delay)),
+            last_consume_timestamp: self.consumed_to.map_or(0, Timestamp::as_millis),
+        }
+    }
 }
 
 fn millis(duration: std::time::Duration) -> i64 {
@@ -118,6 +139,7 @@ impl From<LookError> for Refusal {
             LookError::GroupNotFound(_) => Code::ConsumerGroupNotFound,
             LookError::NoQueue { .. } | LookError::Cursor(_) | LookError::TooManyTopics { .. } => Code::BadRequest,
             LookError::NotIndexed => Code::PreconditionFailed,
+            LookError::TooSlow { .. } => Code::ProxyTimeout,
             LookError::Read(_) => Code::InternalServerError,
         };
         Self::new(code, error)

@@ -4,6 +4,7 @@ use std::{
     hash::{BuildHasher as _, RandomState},
     net::{Ipv4Addr, SocketAddr},
     sync::atomic::{AtomicU32, Ordering::Relaxed},
+    time::Duration,
 };
 
 use crate::{
@@ -25,6 +26,9 @@ const NUMBER_MAX: usize = 1000;
 const ANSWER_BYTES_MAX: usize = 3 << 20;
 /// Messages that pages by number may lie behind; further on there are cursors.
 const SKIPPED_MAX: usize = 10_000;
+/// Messages that one call looks at, at most, those before its page among them, and for how long.
+const LOOKED_AT_MAX: usize = 20_000;
+const LOOK_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// A span of store times, both ends included.
 type Span = (Timestamp, Timestamp);
@@ -46,7 +50,8 @@ struct Query {
 
 impl Administration {
     /// Messages of a topic: by id or key out of the index, newest first; else those of a span of time in their order, which a
-    /// subscription (a tag expression) narrows. `scroll_id` is given when there is more. Nothing with an id is
+    /// subscription (a tag expression) narrows. `scroll_id` is given when there is more, or might be: a call looks at so many
+    /// messages and for so long, and goes on from there; before its page was reached, with the rest of those before it. Nothing with an id is
     /// MESSAGE_NOT_FOUND; nothing with a key or in a span is an empty list.
     pub(super) async fn messages(&self, request: v2::ListMessageRequest) -> Outcome<v2::ListMessageResponse> {
         let name = self.broker().config().broker_name.as_str();
@@ -170,26 +175,31 @@ impl Query {
             Search::Key(key) => broker.find_by_key(&topic, &key, span)?,
             Search::Time { filter, after, skip } => {
                 let (from, to) = span;
-                let browse = Browse { topic, queue, from, to, filter, after, max, bytes_max: ANSWER_BYTES_MAX };
+                let (bytes_max, looked_at_max) = (ANSWER_BYTES_MAX, LOOKED_AT_MAX);
+                let until = broker.clock().now().plus(LOOK_TIME_MAX);
+                let browse = Browse { topic, queue, from, to, filter, after, max, bytes_max, looked_at_max, until };
                 return page_behind(broker, browse, skip);
             }
         };
         found.retain(|message| queue.is_none_or(|queue| message.queue == queue));
         found.truncate(max);
-        Ok(Page { messages: within(found), next: None })
+        let looked_at = found.len();
+        Ok(Page { messages: within(found), next: None, looked_at })
     }
 }
 
-/// The page behind so many messages.
+/// The page behind so many messages; an empty one, with where to go on, when that is farther than the call may look.
 fn page_behind(broker: &Broker, mut browse: Browse, mut skip: usize) -> Outcome<Page> {
     let max = browse.max;
     while skip > 0 {
         browse.max = skip;
         let page = broker.browse(&browse)?;
         skip -= page.messages.len();
+        browse.looked_at_max = browse.looked_at_max.saturating_sub(page.looked_at);
+        let is_over = browse.looked_at_max == 0 || broker.clock().now() >= browse.until;
         match page.next {
-            Some(next) => browse.after = Some(next),
-            None => return Ok(Page { messages: Vec::new(), next: None }),
+            Some(next) if !is_over => browse.after = Some(next),
+            next => return Ok(Page { messages: Vec::new(), next, looked_at: page.looked_at }),
         }
     }
     browse.max = max;
@@ -244,5 +254,46 @@ impl MessageIds {
         let seconds = now.as_millis().div_euclid(1000).wrapping_sub(EPOCH) as u32;
         let counter = self.counter.fetch_add(1, Relaxed);
         format!("01{:012X}{:04X}{seconds:08X}{counter:08X}", self.machine, std::process::id() as u16)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::testing::{Machine, normal, topic};
+
+    #[tokio::test]
+    async fn a_page_far_behind_what_matches_nothing_ends_with_a_cursor() {
+        let mut machine = Machine::new();
+        machine.config.default_queues = 1;
+        let broker = machine.start();
+        for n in 0..25 {
+            broker.produce(&topic("T"), vec![normal(&n.to_string())]).await.unwrap();
+        }
+        let browse = || Browse {
+            topic: topic("T"),
+            queue: None,
+            from: Timestamp::ZERO,
+            to: Timestamp::from_millis(i64::MAX),
+            filter: Filter::tags("none").unwrap(),
+            after: None,
+            max: 1,
+            bytes_max: 1 << 20,
+            looked_at_max: 10,
+            until: broker.clock().now().plus(LOOK_TIME_MAX),
+        };
+        let (mut after, mut pages) = (None, 0);
+        loop {
+            let page = page_behind(&broker, Browse { after, ..browse() }, 5).unwrap();
+            assert!(page.messages.is_empty() && page.looked_at <= 10);
+            (after, pages) = (page.next, pages + 1);
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(pages, 3);
+        let late = Browse { until: broker.clock().now(), filter: Filter::All, ..browse() };
+        let page = page_behind(&broker, late, 5).unwrap();
+        assert!(page.messages.is_empty() && page.looked_at == 1 && page.next.is_some());
     }
 }

@@ -16,7 +16,7 @@ mod messages;
 mod tests;
 mod topics;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use tonic::{Request, Response, Status, service::Routes};
 use tonic_health::pb::health_server::HealthServer;
@@ -123,12 +123,14 @@ impl Administration {
     }
 }
 
+/// The topics that a request names, each once.
 fn topics(wire: &[v2::Resource]) -> Outcome<Vec<TopicName>> {
     if wire.len() > TOPICS_MAX {
         let text = format!("{} topics, the most is {TOPICS_MAX}; ask for them in parts", wire.len());
         return Err(Refusal::new(Code::BadRequest, text));
     }
-    wire.iter().map(|topic| convert::topic(Some(topic))).collect()
+    let named = wire.iter().map(|topic| convert::topic(Some(topic))).collect::<Outcome<BTreeSet<_>>>()?;
+    Ok(named.into_iter().collect())
 }
 
 fn resource(name: &str) -> Option<v2::Resource> {
@@ -153,7 +155,7 @@ impl admin_server::Admin for Administration {
         reply(self.topic_status(r.get_ref()))
     }
     async fn list_subscription(&self, r: Request<v2::ListSubscriptionRequest>) -> Result<v2::ListSubscriptionResponse> {
-        reply(self.subscriptions(r.get_ref()))
+        reply(self.subscriptions(r.get_ref()).await)
     }
     async fn describe_subscription(
         &self,

@@ -269,7 +269,7 @@ fn is_blank(text: &str) -> bool {
 
 fn has_control(text: &str) -> bool {
     // Most text is plain ASCII, which is told many bytes at a time.
-    text.bytes().any(|b| b < 0x20 || b >= 0x7f) && text.chars().any(char::is_control)
+    !text.bytes().all(|b| (0x20..0x7f).contains(&b)) && text.chars().any(char::is_control)
 }
 
 /// The answer to one stored message.

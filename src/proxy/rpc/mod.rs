@@ -17,7 +17,7 @@ use prost::Message;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    broker::{Receipt, Seen, Sighting},
+    broker::{Receipt, Seen, Sighted, Sighting},
     proto::v2::{self, Code, messaging_service_server::MessagingService, receive_message_response},
     types::{GroupName, TopicName},
 };
@@ -45,7 +45,7 @@ impl Messaging {
         what: Seen,
         receipts: impl Iterator<Item = &'a Receipt>,
     ) {
-        let messages: Box<[_]> = receipts.map(|r| (r.queue(), r.offset(), r.attempt())).collect();
+        let messages: Sighted = receipts.map(|r| (r.queue(), r.offset(), r.attempt())).collect();
         if !messages.is_empty() {
             let (at, host) = (self.front.broker.clock().wall(), self.connection.peer);
             let (client, topic, group) = (call.client.clone(), topic.clone(), group.clone());

@@ -13,7 +13,7 @@ use tokio_stream::Stream;
 use tonic::Status;
 
 use crate::{
-    broker::{AttemptId, Delivery, Role, Seen, Sighting, Take},
+    broker::{AttemptId, Delivery, Role, Seen, Sighted, Sighting, Take},
     proto::v2::{self, Code, receive_message_response::Content},
     types::{Deadline, TopicName},
 };
@@ -171,7 +171,7 @@ struct Unread {
 impl Drop for Unread {
     fn drop(&mut self) {
         let place = |d: &Delivery| (d.receipt.queue(), d.receipt.offset(), d.receipt.attempt());
-        let messages: Box<[_]> = self.messages.as_slice().iter().map(place).collect();
+        let messages: Sighted = self.messages.as_slice().iter().map(place).collect();
         if !messages.is_empty() {
             let broker = &self.front.broker;
             let (client, group) = (self.holder.client.clone(), self.holder.group.clone());

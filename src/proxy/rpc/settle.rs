@@ -12,12 +12,22 @@ use super::{
 };
 use crate::proxy::{renew::Holder, status};
 
+/// Messages that one AckMessage may acknowledge; clients that gather acknowledgements send a few dozen at once.
+const ENTRIES_MAX: usize = 1024;
+
 impl Messaging {
     pub async fn ack(&self, call: &Call, request: v2::AckMessageRequest) -> Outcome<v2::AckMessageResponse> {
         let topic = convert::topic(request.topic.as_ref())?;
         let group = convert::group(request.group.as_ref())?;
         if request.entries.is_empty() {
             return Err(Refusal::new(Code::InternalServerError, "ack message result is empty"));
+        }
+        if request.entries.len() > ENTRIES_MAX {
+            let text = format!(
+                "{} messages in one acknowledgement, the most is {ENTRIES_MAX}; acknowledge them in parts",
+                request.entries.len()
+            );
+            return Err(Refusal::new(Code::BadRequest, text));
         }
         let statuses = self.ack_each(call, &topic, group, &request.entries).await;
         let status = status::of_all(statuses.iter());

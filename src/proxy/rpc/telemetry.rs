@@ -85,8 +85,8 @@ impl Served {
 
     /// A question counts once it is on its way, not while it waits for a client that reads nothing.
     fn taken(&self, queued: sessions::Queued) -> TelemetryCommand {
-        if let Some(transaction) = queued.about {
-            self.front.broker.checks_sent(&[transaction]);
+        if let Some(question) = queued.question {
+            question.taken();
         }
         queued.command
     }

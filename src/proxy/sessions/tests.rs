@@ -125,8 +125,8 @@ fn publishing(topics: &[&str]) -> Told {
     Told { role: Role::Producer { topics }, request_timeout: None }
 }
 
-fn transaction() -> crate::broker::TransactionId {
-    crate::broker::TransactionId::of_test()
+fn any_question() -> Question {
+    Question::new(|_| ())
 }
 
 #[test]
@@ -141,16 +141,43 @@ fn the_bytes_of_questions_that_wait_for_one_client_are_bounded() {
         let command = v2::telemetry_command::Command::RecoverOrphanedTransactionCommand(orphan);
         TelemetryCommand { command: Some(command), ..Default::default() }
     };
-    let ask = |bytes| all.ask(&t, transaction(), |_| question(bytes));
+    let ask = |bytes| all.ask(&t, bytes, any_question(), |_| question(bytes));
     assert_eq!((ask(4_000_000), ask(4_000_000), ask(4_000_000)), (true, true, false));
     assert!(ask(10), "a small one has room");
     let taken = stream.commands.try_recv().unwrap();
-    assert!(taken.about.is_some() && !ask(4_000_000), "it has its room until it is taken out of memory");
+    assert!(taken.question.is_some() && !ask(4_000_000), "it has its room until it is taken out of memory");
     drop(taken);
     assert!(ask(4_000_000));
     while stream.commands.try_recv().is_ok() {}
     assert!(ask(20_000_000), "one that is larger than all of it goes alone");
     assert_eq!(all.room_to_ask(&t), Some(0));
+}
+
+#[test]
+fn a_question_says_once_whether_it_was_taken_and_is_written_only_where_there_is_a_place() {
+    let (all, a) = (sessions(), client("a"));
+    let t = TopicName::parse("T").unwrap();
+    let told = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let ask = |n: u32| {
+        let (told, table) = (told.clone(), all.clone());
+        let question = Question::new(move |is_taken| {
+            assert!(table.table.try_write().is_some(), "the sessions are locked");
+            told.lock().push((n, is_taken));
+        });
+        all.ask(&t, 10, question, |_| {
+            assert!(n > 0 && all.table.try_write().is_some(), "a message is made for nobody, or under the lock");
+            TelemetryCommand::default()
+        })
+    };
+    assert!(!ask(0));
+    let mut stream = all.open(&a, Language::Java).unwrap();
+    all.tell(&a, publishing(&["T"])).unwrap();
+    assert!(ask(1) && ask(2));
+    assert_eq!(*told.lock(), [(0, false)]);
+    stream.commands.try_recv().unwrap().question.unwrap().taken();
+    assert_eq!(*told.lock(), [(0, false), (1, true)]);
+    drop(stream);
+    assert_eq!(*told.lock(), [(0, false), (1, true), (2, false)]);
 }
 
 #[test]
@@ -164,7 +191,7 @@ fn producers_are_known_by_topic_until_they_are_gone() {
     all.published(&b, &topic("V"));
     all.published(&b, &topic("V"));
     assert_eq!([all.room_to_ask(&topic("T")), all.room_to_ask(&topic("V"))], [Some(COMMANDS_MAX); 2]);
-    let ask = |name| all.ask(&topic(name), transaction(), |_| TelemetryCommand::default());
+    let ask = |name| all.ask(&topic(name), 10, any_question(), |_| TelemetryCommand::default());
     for _ in 0..COMMANDS_MAX {
         assert!(ask("T"));
     }

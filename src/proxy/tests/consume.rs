@@ -296,3 +296,16 @@ async fn filters_by_properties_are_refused_where_the_operator_says_so() {
     assert_eq!(refused.code(), Code::IllegalFilterExpression);
     assert!(refused.status.message.contains("enablePropertyFilter"), "{}", refused.status.message);
 }
+
+#[tokio::test]
+async fn an_acknowledgement_of_too_many_messages_is_refused_whole_and_clearly() {
+    let rig = Rig::start().await;
+    let mut client = rig.client("c").await;
+    client.send("T", "a").await;
+    let handle = client.receive("T", "g").await.handles().remove(0);
+    let refused = client.ack("T", "g", &vec![handle.clone(); 1025]).await;
+    let status = refused.status.unwrap();
+    assert_eq!((status.code(), refused.entries.len()), (v2::Code::BadRequest, 0));
+    assert!(status.message.contains("1025") && status.message.contains("1024"), "{}", status.message);
+    assert_eq!(client.ack("T", "g", &vec![handle; 1024]).await.status.unwrap().code(), v2::Code::Ok);
+}

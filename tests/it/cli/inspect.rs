@@ -196,5 +196,5 @@ fn the_log_level_is_changed_while_the_server_runs() {
     assert!(remark.contains("DEBUG"), "{remark}");
     break_a_connection();
     let log = server.stop().log;
-    assert_eq!(log.lines().filter(|line| line.contains("the connection broke")).count(), 1, "{log}");
+    assert!(log.lines().any(|line| line.contains("the connection broke")), "{log}");
 }

@@ -268,37 +268,103 @@ async fn a_timer_that_the_device_does_not_give_back_keeps_no_server_down() {
     world.broker.store().close();
 }
 
-#[tokio::test]
-async fn what_apaches_timers_delivered_or_rolled_on_does_not_come_again() {
+/// Starts another broker on the store as Apache's leaves it: what is ours is gone, and its own timers say how far they are.
+fn taken_over(world: World, offsets: Option<&[u8]>, delivered_until: Timestamp, known_until: i64) -> World {
     use crate::store::disk::Disk as _;
-    let world = World::new();
-    let begin = world.wall();
-    world.send_in(HOUR, "delivered").await;
-    let rolled = world.send_in(100 * HOUR, "rolled").await;
-    world.send_in(100 * HOUR, "waits").await;
-    let timers = topic(super::super::TIMER_TOPIC);
-    let was = messages(&world.broker, &timers, 0).remove(rolled.offset.get() as usize);
-    let mut properties = was.properties.without(&[key::TIMER_ROLL_TIMES]);
-    properties.push(key::TIMER_ROLL_TIMES, "1");
-    let again = was.copy_to(timers, QueueId(0), properties.build());
-    world.broker.store().append(&[again], crate::store::Purpose::User).unwrap();
-    world.send_in(HOUR, "not yet loaded").await;
     let World { machine, broker } = world;
     broker.store().close();
     drop(broker);
     for file in ["ferromqPop.snapshot", "ferromqPop.snapshot.bak", "consumerOffset.json", "consumerOffset.json.bak"] {
         let _ = machine.disk.remove_file(&std::path::Path::new("/store/config").join(file));
     }
-    machine.write("config/consumerOffset.json", br#"{"offsetTable":{}}"#);
+    if let Some(offsets) = offsets {
+        machine.write("config/consumerOffset.json", offsets);
+    }
     let mut checkpoint = vec![0; 4096];
-    checkpoint[..8].copy_from_slice(&begin.plus(2 * HOUR).as_millis().to_be_bytes());
-    checkpoint[16..24].copy_from_slice(&4i64.to_be_bytes());
+    checkpoint[..8].copy_from_slice(&delivered_until.as_millis().to_be_bytes());
+    checkpoint[16..24].copy_from_slice(&known_until.to_be_bytes());
     machine.write("config/timercheck", &checkpoint);
+    World { broker: machine.start(), machine }
+}
+
+/// Appends a timer anew as Apache's broker rolls it on.
+fn roll(world: &World, sent: Produced) {
+    let timers = topic(super::super::TIMER_TOPIC);
+    let was = messages(&world.broker, &timers, 0).remove(sent.offset.get() as usize);
+    let mut properties = was.properties.without(&[key::TIMER_ROLL_TIMES]);
+    properties.push(key::TIMER_ROLL_TIMES, "1");
+    let again = was.copy_to(timers, QueueId(0), properties.build());
+    world.broker.store().append(&[again], crate::store::Purpose::User).unwrap();
+}
+
+#[tokio::test]
+async fn what_apaches_timers_delivered_or_rolled_on_does_not_come_again() {
+    // Also when the file of its consumers' offsets is not there.
+    for offsets in [Some(&br#"{"offsetTable":{}}"#[..]), None] {
+        let world = World::new();
+        let begin = world.wall();
+        world.send_in(HOUR, "delivered").await;
+        let rolled = world.send_in(100 * HOUR, "rolled").await;
+        world.send_in(100 * HOUR, "waits").await;
+        roll(&world, rolled);
+        world.send_in(HOUR, "not yet loaded").await;
+        let world = taken_over(world, offsets, begin.plus(2 * HOUR), 4);
+        assert_eq!(world.broker.pending_timers(), 3);
+        world.pass(2 * HOUR).await;
+        assert_eq!(world.delivered(), ["not yet loaded"]);
+        world.pass(100 * HOUR).await;
+        assert_eq!(world.delivered(), ["not yet loaded", "rolled", "waits"]);
+        world.broker.store().close();
+    }
+}
+
+#[tokio::test]
+async fn a_timer_that_apaches_broker_rolled_on_takes_no_other_of_the_same_id_with_it() {
+    let world = World::new();
+    let begin = world.wall();
+    let other = topic("other");
+    world.make(other.clone(), MessageType::Delay);
+    let in_100 = |body: &str| at(begin.plus(100 * HOUR), body);
+    world.broker.produce(&other, vec![in_100("m")]).await.unwrap();
+    let rolled = world.try_send(in_100("m")).await.unwrap();
+    world.send_in(101 * HOUR, "m").await;
+    roll(&world, rolled);
+    // The producer sent it once more.
+    world.try_send(in_100("m")).await.unwrap();
+    let world = taken_over(world, None, begin, 5);
+    assert_eq!(world.broker.pending_timers(), 4);
+    world.pass(102 * HOUR).await;
+    assert_eq!((bodies(&world.broker, &other), world.delivered()), (vec!["m".into()], vec!["m".into(); 3]));
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn a_timer_of_apaches_broker_that_could_not_be_read_at_the_start_does_not_come_early() {
+    let world = World::new();
+    let sent = world.send_in(HOUR, "a").await;
+    world.send_in(HOUR, "b").await;
+    let at = world.broker.timer_book().queue.entries(sent.offset, 1).unwrap()[0].physical.get();
+    world.broker.store().close();
+    let World { machine, broker } = world;
+    drop(broker);
+    // Apache's entries have the code of the tag where ours have the time.
+    let path = format!("consumequeue/{}/0/00000000000000000000", super::super::TIMER_TOPIC);
+    let mut entries = machine.read(&path);
+    entries[12..20].copy_from_slice(&0i64.to_be_bytes());
+    crate::store::disk::Disk::remove_file(&machine.disk, &std::path::Path::new("/store").join(&path)).unwrap();
+    machine.write(&path, &entries);
+    let file = std::path::PathBuf::from("/store/commitlog/00000000000000000000");
+    machine.disk.set_bad(Some((file, at + 100..at + 101)));
     let world = World { broker: machine.start(), machine };
-    assert_eq!(world.broker.pending_timers(), 3);
-    world.pass(2 * HOUR).await;
-    assert_eq!(world.delivered(), ["not yet loaded"]);
-    world.pass(100 * HOUR).await;
-    assert_eq!(world.delivered(), ["not yet loaded", "rolled", "waits"]);
+    let entry = world.broker.timer_book().queue.entries(sent.offset, 1).unwrap()[0];
+    assert_eq!((entry.tags_code, world.broker.pending_timers()), (0, 2));
+    world.machine.disk.set_bad(None);
+    world.pass(HOUR / 2).await;
+    assert_eq!(world.delivered(), [""; 0]);
+    world.pass(HOUR / 2 - ms(1)).await;
+    assert_eq!(world.delivered(), [""; 0]);
+    world.pass(ms(1)).await;
+    assert_eq!(world.delivered(), ["a", "b"]);
+    assert_eq!(world.broker.pending_timers(), 0);
     world.broker.store().close();
 }

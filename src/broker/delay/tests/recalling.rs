@@ -217,3 +217,42 @@ async fn a_list_looks_at_no_more_than_it_shows_and_no_forged_handle_has_the_log_
     assert!(of_list < 4096 && of_forged < 4096, "{of_list} and {of_forged} bytes");
     world.broker.store().close();
 }
+
+#[tokio::test]
+async fn recalls_of_unknown_messages_hold_no_reads_up_and_only_a_few_wait() {
+    let world = World::new();
+    let known = world.send_for_recall(HOUR, "m").await;
+    let due = world.wall().plus(HOUR);
+    let unknown = crate::broker::delay::RecallHandle { topic: orders(), due, message_id: "x".into(), offset: None };
+    let unknown = unknown.encode(&world.machine.config.broker_name);
+    let timers = &world.broker.inner.timers;
+    // Somebody looks, and it takes long.
+    let turn = timers.looking.acquire().await.unwrap();
+    let mut waiting = tokio::task::JoinSet::new();
+    let max = crate::broker::delay::recall::LOOKERS_MAX;
+    for _ in 0..max {
+        let (broker, unknown) = (world.broker.clone(), unknown.clone());
+        waiting.spawn(async move { broker.recall(&orders(), &unknown).await });
+    }
+    while timers.lookers.available_permits() > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(recall(&world, &unknown).await, Err(RecallError::Busy)));
+    // All places of reads are free: so many can go on side by side.
+    let places = crate::broker::pop::COLD_READS_MAX;
+    let together = std::sync::Arc::new(std::sync::Barrier::new(places));
+    let read = |_| {
+        let together = together.clone();
+        world.broker.off_the_runtime(move || _ = together.wait())
+    };
+    let all_read = futures_util::future::join_all((0..places).map(read));
+    let all_read = tokio::time::timeout(Duration::from_secs(30), all_read).await;
+    assert!(all_read.is_ok(), "recalls that wait hold places of reads");
+    assert_eq!(recall(&world, &known).await.unwrap(), "m", "one that is known by its place");
+    drop(turn);
+    while let Some(recalled) = waiting.join_next().await {
+        assert!(matches!(recalled.unwrap(), Err(RecallError::NotPending { .. })));
+    }
+    assert_eq!(timers.lookers.available_permits(), max);
+    world.broker.store().close();
+}

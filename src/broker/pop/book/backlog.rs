@@ -16,19 +16,20 @@ pub struct Backlog {
 }
 
 impl Book {
-    /// The backlog up to the queue's `end`. It looks at each exception once.
-    pub fn backlog(&mut self, end: QueueOffset, now: Deadline) -> Backlog {
-        let fresh = Some(self.next()).filter(|next| *next < end);
-        let is_done = |offset: QueueOffset| self.commit.max(offset);
-        let done: u64 = self.done.iter().map(|range| is_done(range.start).until(range.end.min(end))).sum();
+    /// The backlog on a queue that has the messages from `min` to `end`. It looks at each exception once.
+    pub fn backlog(&mut self, min: QueueOffset, end: QueueOffset, now: Deadline) -> Backlog {
+        let fresh = Some(self.next().max(min)).filter(|next| *next < end);
+        // Behind the commit offset when retention was faster.
+        let from = self.commit.max(min).min(end);
+        let done: u64 = self.done.iter().map(|range| range.start.max(from).until(range.end.min(end))).sum();
         let (mut in_flight, mut due) = (0, None::<QueueOffset>);
-        for (offset, exception) in self.exceptions.range(..end) {
+        for (offset, exception) in self.exceptions.range(from..end) {
             match exception {
                 Exception::Waiting { due: at, .. } if *at <= now => due = due.or(Some(*offset)),
                 _ => in_flight += 1,
             }
         }
-        let undone = self.commit.until(end).saturating_sub(done);
+        let undone = from.until(end).saturating_sub(done);
         let oldest_ready = [due, fresh].into_iter().flatten().min();
         Backlog { in_flight, ready: undone.saturating_sub(in_flight), oldest_ready }
     }
@@ -48,8 +49,8 @@ mod tests {
     fn a_backlog_is_what_is_neither_done_nor_on_its_way() {
         let mut book = Book::starting_at(at(2));
         let (now, later) = (Deadline::from_micros(5), Deadline::from_micros(50));
-        assert_eq!(book.backlog(at(2), now), Backlog::default());
-        assert_eq!(book.backlog(at(10), now), Backlog { in_flight: 0, ready: 8, oldest_ready: Some(at(2)) });
+        assert_eq!(book.backlog(at(0), at(2), now), Backlog::default());
+        assert_eq!(book.backlog(at(0), at(10), now), Backlog { in_flight: 0, ready: 8, oldest_ready: Some(at(2)) });
         for offset in 2..7 {
             book.deliver(at(offset), 1, later);
         }
@@ -57,8 +58,25 @@ mod tests {
         book.retry(at(5), 2, now, 3);
         book.retry(at(6), 2, later, 3);
         // 2 is on its way, 5 is due, 6 waits, 7 to 9 were never delivered.
-        assert_eq!(book.backlog(at(10), now), Backlog { in_flight: 2, ready: 4, oldest_ready: Some(at(5)) });
+        assert_eq!(book.backlog(at(0), at(10), now), Backlog { in_flight: 2, ready: 4, oldest_ready: Some(at(5)) });
         let all_due = later.plus(Duration::from_micros(1));
-        assert_eq!(book.backlog(at(10), all_due), Backlog { in_flight: 1, ready: 5, oldest_ready: Some(at(5)) });
+        assert_eq!(book.backlog(at(0), at(10), all_due), Backlog { in_flight: 1, ready: 5, oldest_ready: Some(at(5)) });
+    }
+
+    #[test]
+    fn what_retention_deleted_is_no_backlog() {
+        let mut book = Book::starting_at(at(2));
+        let (now, later) = (Deadline::from_micros(5), Deadline::from_micros(50));
+        for offset in 2..7 {
+            book.deliver(at(offset), 1, later);
+        }
+        book.done(at(3)..at(6));
+        assert_eq!(book.backlog(at(4), at(10), now), Backlog { in_flight: 1, ready: 3, oldest_ready: Some(at(7)) });
+        assert_eq!(book.backlog(at(8), at(10), now), Backlog { in_flight: 0, ready: 2, oldest_ready: Some(at(8)) });
+        assert_eq!(book.backlog(at(10), at(10), now), Backlog::default());
+        for min in 2..10 {
+            let backlog = book.backlog(at(min), at(10), now);
+            assert_eq!(backlog.in_flight + backlog.ready, book.undone(at(min), at(10)), "{min}");
+        }
     }
 }

@@ -242,3 +242,38 @@ async fn what_nobody_could_take_after_all_is_due_again_within_a_second() {
     assert_eq!(round(&broker).await, ["a"]);
     broker.store().close();
 }
+
+#[tokio::test]
+async fn a_half_whose_question_waits_is_asked_about_once_and_counts_once() {
+    let machine = machine();
+    let broker = machine.start();
+    let name = create(&broker, "T", MessageType::Transaction);
+    send(&broker, &name, "a").await;
+    machine.clock.advance(6 * SECOND);
+    let asked = broker.due_checks(|_| Askable::Now).await.checks.remove(0).transaction;
+    broker.check_waits(asked);
+    // Nobody reads it.
+    for _ in 0..5 {
+        machine.clock.advance(30 * SECOND);
+        assert!(broker.due_checks(|_| Askable::Now).await.checks.is_empty());
+    }
+    // It was dropped: the next is asked soon.
+    broker.check_ended(asked, false);
+    machine.clock.advance(SECOND);
+    assert_eq!(broker.due_checks(|_| Askable::Now).await.checks.len(), 1);
+    // A producer that takes it at last counts, and once; another one was asked meanwhile.
+    broker.check_waits(asked);
+    machine.clock.advance(8 * 30 * SECOND);
+    assert_eq!(broker.due_checks(|_| Askable::Now).await.checks.len(), 1);
+    broker.check_waits(asked);
+    broker.check_ended(asked, true);
+    broker.check_ended(asked, true);
+    // Two of three are left.
+    for _ in 0..2 {
+        machine.clock.advance(30 * SECOND);
+        assert_eq!(round(&broker).await, ["a"]);
+    }
+    machine.clock.advance(30 * SECOND);
+    assert_eq!((round(&broker).await, broker.pending_transactions()), (vec![], 0));
+    broker.store().close();
+}

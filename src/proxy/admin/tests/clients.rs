@@ -70,6 +70,12 @@ async fn a_group_that_is_away_keeps_its_row_until_it_is_deleted() {
     let listed = world.admin.list_subscription(list(None, Some("g"))).await.unwrap().into_inner();
     let [row] = &listed.subscription_info[..] else { panic!("{listed:?}") };
     assert!(!row.online && row.expression.is_none());
+    for request in [list(Some("T"), None), list(Some("T"), Some("g"))] {
+        assert_eq!(world.admin.list_subscription(request).await.unwrap().into_inner(), listed);
+    }
+    world.make_topic("U", 1);
+    let other = world.admin.list_subscription(list(Some("U"), None)).await.unwrap().into_inner();
+    assert!(other.subscription_info.is_empty());
 
     let of = |group: &str, topic: &str| v2::DeleteSubscriptionRequest {
         group: resource(group),

@@ -32,6 +32,8 @@ async fn accumulation_tells_what_is_in_flight_from_what_is_ready_and_since_when(
     assert_eq!(total.deliver_delay_time.as_ref().unwrap().seconds, 2, "c was stored two seconds ago");
     assert_eq!(total.last_consume_timestamp, start.as_millis(), "a was consumed");
     assert_eq!(told.topic_accumulation["T"], total);
+    let twice = world.admin.describe_group_accumulation(of("g", &["T", "T"])).await.unwrap().into_inner();
+    assert_eq!((twice.accumulation, twice.topic_accumulation.len()), (Some(total), 1), "a topic counts once");
     let none = world.admin.describe_group_accumulation(of("g", &[])).await.unwrap().into_inner();
     assert!(none.topic_accumulation.is_empty() && none.accumulation.is_some());
 }
