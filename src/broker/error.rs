@@ -121,7 +121,10 @@ pub enum TakeError {
          raise popInflightTotalMax"
     )]
     TooManyInFlight { held: usize, max: usize },
-    #[error("topic {0} is of type LITE, whose messages go to lite consumers alone: use the client's LitePushConsumer or LiteSimpleConsumer and subscribe to lite topics of it")]
+    #[error(
+        "topic {0} is of type LITE, whose messages go to lite consumers alone: use the client's LitePushConsumer or \
+         LiteSimpleConsumer, and subscribe to lite topics of it"
+    )]
     LiteOnly(TopicName),
     #[error(
         "topic {0} is not of type LITE, so it has no lite topics; `ferromq topic create NAME --type lite` makes one"

@@ -172,13 +172,13 @@ impl Broker {
                 let ids = parent.known().ids(after, CHUNK);
                 let Some(last) = ids.last() else { break };
                 after = Some(*last);
-                let mut floors: Vec<(LiteId, Option<QueueOffset>)> =
-                    ids.into_iter().map(|id| (id, None)).collect();
+                let mut floors: Vec<(LiteId, Option<QueueOffset>)> = ids.into_iter().map(|id| (id, None)).collect();
                 for (book, held) in books.iter().zip(&held) {
                     let pages = book.open();
                     for (id, floor) in &mut floors {
                         let begun = pages.book.cursor(*id);
-                        if begun.is_some() || held.contains(id) || parent.is_wanted(*id, None, Some(&book.owner.group)) {
+                        if begun.is_some() || held.contains(id) || parent.is_wanted(*id, None, Some(&book.owner.group))
+                        {
                             let at = begun.unwrap_or_default();
                             *floor = Some(floor.map_or(at, |floor| floor.min(at)));
                         }

@@ -41,7 +41,8 @@ impl Broker {
                 let (count, first) = index.from(*id, (*cursor).max(commit).max(min));
                 let Some(first) = first else { continue };
                 // One message of a lite topic is on its way at a time.
-                let unread = Some(first).filter(|first| !held.contains(first)).or_else(|| index.next(*id, first.plus(1)));
+                let unread =
+                    Some(first).filter(|first| !held.contains(first)).or_else(|| index.next(*id, first.plus(1)));
                 found.lag += count;
                 found.undone = Some(found.undone.map_or(first, |before| before.min(first)));
                 found.unread = [found.unread, unread].into_iter().flatten().min();

@@ -41,7 +41,10 @@ use self::index::{Closed, Totals};
 use super::{Broker, Draft, Filter, ProduceError, ReadError, TakeError, Topic, long_poll::LongPoll};
 use crate::{
     store::{Queue, Store},
-    types::{ClientId, Deadline, GroupName, LiteId, MessageType, PhysicalOffset, QueueId, QueueOffset, TopicName, properties::key},
+    types::{
+        ClientId, Deadline, GroupName, LiteId, MessageType, PhysicalOffset, QueueId, QueueOffset, TopicName,
+        properties::key,
+    },
 };
 
 /// The queue in which the messages of all lite topics lie.

@@ -20,7 +20,10 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::super::{clients::CLIENTS_MAX, long_poll::{Cause, Line}};
+use super::super::{
+    clients::CLIENTS_MAX,
+    long_poll::{Cause, Line},
+};
 use crate::types::{ClientId, Deadline, GroupName, LiteId, TopicName};
 
 /// Sets of one client at most: groups and parent topics that it consumes, each pair counted. Beyond it the one that was

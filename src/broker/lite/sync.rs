@@ -88,7 +88,13 @@ impl Broker {
     }
 
     /// Puts lite topics into a set; false when it has ended.
-    pub(super) fn put_into(&self, parent: &Parent, set: &Arc<LiteSet>, ids: &[LiteId], whole: bool) -> Result<bool, LiteError> {
+    pub(super) fn put_into(
+        &self,
+        parent: &Parent,
+        set: &Arc<LiteSet>,
+        ids: &[LiteId],
+        whole: bool,
+    ) -> Result<bool, LiteError> {
         let now = self.inner.clock.now();
         let new: Vec<LiteId> = ids.iter().copied().filter(|id| !set.contains(*id)).collect();
         // Before they are in the set: an arrival that does not find the set is one that its next poll sees.

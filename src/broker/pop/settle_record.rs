@@ -286,9 +286,8 @@ mod tests {
                 visible_at: Timestamp::from_millis(at),
                 delay: Duration::from_millis(d),
             });
-        let lane = || {
-            (place(), any::<u64>()).prop_map(|((queue, to), id)| LaneAt { queue, id: LiteId::from_number(id), to })
-        };
+        let lane =
+            || (place(), any::<u64>()).prop_map(|((queue, to), id)| LaneAt { queue, id: LiteId::from_number(id), to });
         prop_oneof![
             vec(((0..QUEUES_MAX).prop_map(QueueId), ranges()), 1..5).prop_map(What::Done),
             vec(retry, 1..5).prop_map(What::Retry),
