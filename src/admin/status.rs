@@ -70,6 +70,7 @@ fn of(error: AdminError, conflict: Code) -> Status {
         AdminError::TooMany(_) => (Code::ResourceExhausted, "delete some, or raise topicsMax or groupsMax"),
         AdminError::Reserved(_) => (Code::InvalidArgument, "choose another name"),
         AdminError::Metadata(_) => (Code::Unavailable, "nothing was changed; see to the store directory's disk"),
+        AdminError::Late { .. } => (Code::Unavailable, "see to the store directory's disk"),
     };
     let message = if cure.is_empty() { error.to_string() } else { format!("{error}; {cure}") };
     Status::new(code, message)

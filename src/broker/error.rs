@@ -218,4 +218,10 @@ pub enum AdminError {
     /// The table could not be written, so nothing has changed.
     #[error("nothing was changed, since the table could not be saved: {0}")]
     Metadata(String),
+    /// The disk did not answer in time. It may do so later.
+    #[error(
+        "the disk did not take the change within {} ms (syncFlushTimeout); it may still be made, so look before you repeat it",
+        within.as_millis()
+    )]
+    Late { within: Duration },
 }

@@ -230,6 +230,7 @@ impl From<AdminError> for Refusal {
             AdminError::TooMany(_) => Code::TooManyRequests,
             AdminError::Reserved(_) => Code::Forbidden,
             AdminError::Metadata(_) => Code::InternalServerError,
+            AdminError::Late { .. } => Code::ProxyTimeout,
         };
         Self::new(code, error)
     }

@@ -166,20 +166,25 @@ impl Broker {
         Saver { store: &self.inner.store, clock: &self.inner.clock }
     }
 
-    /// Runs a change, which waits for the disk, away from the runtime's threads. Dropping the future may or may not undo it.
+    /// Runs a change, which waits for the disk, away from the runtime's threads, and waits for it for `syncFlushTimeout` at most.
+    /// Dropping the future may or may not undo it.
     pub(super) async fn change_metadata<T: Send + 'static>(
         &self,
         change: impl FnOnce(&Self) -> Result<T, AdminError> + Send + 'static,
     ) -> Result<T, AdminError> {
-        // The turn lasts as long as the work, which goes on when this future is dropped.
-        let turn = Arc::clone(&self.inner.metadata.turn).acquire_owned().await;
+        let within = self.inner.config.sync_flush_timeout;
         let broker = self.clone();
-        let task = tokio::task::spawn_blocking(move || {
-            let changed = change(&broker);
-            drop(turn);
-            changed
-        });
-        task.await.unwrap_or_else(|e| Err(AdminError::Metadata(format!("the change did not end: {e}"))))
+        let changed = async {
+            // The turn lasts as long as the work, which goes on when this future is dropped.
+            let turn = Arc::clone(&self.inner.metadata.turn).acquire_owned().await;
+            let task = tokio::task::spawn_blocking(move || {
+                let changed = change(&broker);
+                drop(turn);
+                changed
+            });
+            task.await.unwrap_or_else(|e| Err(AdminError::Metadata(format!("the change did not end: {e}"))))
+        };
+        tokio::time::timeout(within, changed).await.unwrap_or(Err(AdminError::Late { within }))
     }
 }
 

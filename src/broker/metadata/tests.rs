@@ -597,3 +597,19 @@ async fn a_change_whose_caller_is_gone_keeps_its_turn_until_it_is_done() {
     assert!(next.await.unwrap(), "the change went on without its caller");
     broker.store().close();
 }
+
+#[tokio::test]
+async fn a_change_that_the_disk_does_not_take_is_answered_in_time() {
+    let mut machine = Machine::new();
+    machine.config.sync_flush_timeout = std::time::Duration::from_millis(50);
+    let broker = machine.start();
+    let (let_go, held) = std::sync::mpsc::channel::<()>();
+    let hung = broker.change_metadata(move |_| Ok(held.recv().is_ok())).await;
+    assert!(matches!(hung, Err(AdminError::Late { .. })), "{hung:?}");
+    let behind = broker.change_metadata(|_| Ok(())).await;
+    assert!(matches!(behind, Err(AdminError::Late { .. })), "it waits for its turn: {behind:?}");
+    let_go.send(()).unwrap();
+    let goes_on = async { while broker.change_metadata(|_| Ok(())).await.is_err() {} };
+    tokio::time::timeout(std::time::Duration::from_secs(20), goes_on).await.expect("the disk answers again");
+    broker.store().close();
+}

@@ -20,7 +20,7 @@ use std::{
     ops::Range,
 };
 
-use crate::types::{Deadline, QueueOffset};
+use crate::types::{Deadline, PhysicalOffset, QueueOffset};
 
 use super::{
     lines::{First, Lines},
@@ -141,6 +141,8 @@ pub struct Book {
     lines: Option<Box<Lines>>,
     /// How often order began or ended.
     order: u32,
+    /// What this run has done is safe once the log is committed up to there.
+    safe_at: PhysicalOffset,
 }
 
 impl Book {
@@ -159,6 +161,7 @@ impl Book {
             void: Issue::default(),
             lines: None,
             order: 0,
+            safe_at: PhysicalOffset::ZERO,
         }
     }
 

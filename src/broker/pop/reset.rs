@@ -153,7 +153,7 @@ impl Broker {
         pop.touch();
         for Reset { queue, to, void } in resets {
             if let Some((_, pages)) = opened.find(queue) {
-                pages.book.reset(to, void);
+                pages.book.reset(to, void, end);
                 pop.schedule.count(pages);
             }
         }

@@ -146,7 +146,7 @@ impl Restored {
             }
             What::Reset(resets) => {
                 for Reset { queue, to, void } in resets {
-                    known_or_new(books, queue).reset(to, void);
+                    known_or_new(books, queue).reset(to, void, PhysicalOffset::ZERO);
                 }
             }
         }

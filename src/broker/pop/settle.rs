@@ -145,7 +145,7 @@ impl Broker {
         }
         // Before it is in flight: what a FIFO group holds by a receipt of an earlier run has its place in its line, and is
         // nothing from before order began.
-        pages.book.keep_order(self.group(owner.group.as_str()).is_some_and(|group| group.fifo), || inner.store.end());
+        pages.book.keep_order(self.group(owner.group.as_str()).is_some_and(|group| group.fifo));
         let now = inner.clock.now();
         let until = now.plus(invisible);
         let (queue, offset, next_attempt) = (receipt.queue, receipt.offset, receipt.attempt.saturating_add(1));

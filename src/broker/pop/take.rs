@@ -224,7 +224,7 @@ impl Broker {
         for index in subscription.next_turn(books.len()) {
             let book = &books[index];
             let mut pages = book.open();
-            pages.book.keep_order(group.fifo, || inner.store.end());
+            pages.book.keep_order(group.fifo);
             let visited = walk.visit(book, &mut pages, index, &mut batch.booked);
             inner.pop.schedule.bring_forward(book, &mut pages, now);
             drop(pages);

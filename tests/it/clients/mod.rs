@@ -13,6 +13,7 @@ mod server;
 mod stage;
 mod transcript;
 
+mod asked;
 mod crash;
 mod delay;
 mod deliver;
@@ -106,25 +107,36 @@ mod go {
     claims_of_recalling_producers!(super::Client::Go);
     claims_of_push_consumers!(super::Client::Go);
     // The same for every client.
-    claims! { super::Client::Go; crash: a_killed_server_loses_nothing_acknowledged_with_async_flush; }
+    claims! { super::Client::Go;
+        crash: a_killed_server_loses_nothing_acknowledged_with_async_flush;
+        asked: what_a_client_cannot_tell_is_refused_and_it_goes_on;
+    }
 }
 mod java {
     claims_of_simple_consumers!(super::Client::Java);
     claims_of_changing_consumers!(super::Client::Java);
     claims_of_recalling_producers!(super::Client::Java);
     claims_of_push_consumers!(super::Client::Java);
+    // The only client that answers.
+    claims! { super::Client::Java;
+        asked: a_consumer_shows_what_its_threads_are_at,
+            a_consumer_is_given_a_message_to_verify_and_nothing_of_the_groups_changes,
+            a_listener_that_fails_a_message_that_is_verified_is_told_of;
+    }
 }
 mod node {
     claims_of_simple_consumers!(super::Client::Node);
     claims_of_changing_consumers!(super::Client::Node);
     claims_of_recalling_producers!(super::Client::Node);
     claims_of_push_consumers!(super::Client::Node);
+    claims! { super::Client::Node; asked: what_a_client_cannot_tell_is_refused_and_it_goes_on; }
 }
 mod python {
     claims_of_simple_consumers!(super::Client::Python);
     claims_of_changing_consumers!(super::Client::Python);
     claims_of_recalling_producers!(super::Client::Python);
     claims_of_push_consumers!(super::Client::Python);
+    claims! { super::Client::Python; asked: what_a_client_cannot_tell_is_refused_and_it_goes_on; }
 }
 mod rust {
     claims_of_simple_consumers!(super::Client::Rust);
