@@ -10,9 +10,6 @@ use crate::{
 
 use super::{convert, status};
 
-/// Queues of one answer at most: a broadcasting group has them for each client.
-const ROWS_MAX: usize = 10_000;
-
 fn name(text: &str) -> Result<GroupName, Status> {
     GroupName::parse(text).map_err(|e| Status::invalid_argument(format!("group {text:?}: {e}")))
 }
@@ -56,7 +53,7 @@ pub fn list(broker: &Broker) -> pb::ListGroupsResponse {
 pub fn describe(broker: &Broker, request: &pb::DescribeGroupRequest) -> Result<pb::DescribeGroupResponse, Status> {
     let name = name(&request.name)?;
     let group = broker.group(name.as_str()).ok_or_else(|| status::no_group(&name))?;
-    let queues = broker.progress(&name).into_iter().take(ROWS_MAX).map(|progress| queue_progress(broker, progress));
+    let queues = broker.progress(&name).into_iter().map(|progress| queue_progress(broker, progress));
     Ok(pb::DescribeGroupResponse { group: Some(convert::group(&group)), queues: queues.collect() })
 }
 

@@ -7,6 +7,8 @@
 //!
 //! Official clients have a new id in each process, so members are left behind. One is forgotten when its client was gone for
 //! `broadcastOffsetExpireSecond` while the server ran, and those longest gone earlier, when there is no room for another.
+//! Those that are gone and hold messages go when all groups together hold half of what they may (`popInflightTotalMax`):
+//! what nobody will take must not keep others from taking.
 
 use std::{
     cmp::Reverse,
@@ -22,7 +24,7 @@ use parking_lot::Mutex;
 
 use crate::types::{ClientId, Deadline, GroupName, TopicName};
 
-use super::{Broker, Config, Receipt, Subscription, TakeError, TooManyBooks};
+use super::{Broker, Config, Pages, Receipt, Subscription, TakeError, TooManyBooks};
 
 /// Of so many members one makes room at once when there are too many, the longest gone first: so that looking for them
 /// costs each that comes only a little.
@@ -189,7 +191,8 @@ impl Broker {
                 member.used.now(now);
             }
             let is_stray = !self.group(member.owner.group.as_str()).is_some_and(|group| group.broadcast);
-            if is_stray || member.used.idle(now) >= timeout {
+            let is_burden = || self.is_pressed() && !self.is_there(&member) && holds(&member);
+            if is_stray || member.used.idle(now) >= timeout || is_burden() {
                 self.forget_member(&member);
                 count += 1;
             }
@@ -200,6 +203,10 @@ impl Broker {
         if pop.subscriptions.members().save_is_due(now, timeout / SAVED_IN_TIMEOUT) {
             pop.touch();
         }
+    }
+
+    fn is_pressed(&self) -> bool {
+        self.inner.pop.schedule.held() >= self.inner.config.in_flight_total_max / 2
     }
 
     /// Makes room for a client among those of its group, or of all groups; false when all of them are there.
@@ -276,6 +283,12 @@ impl Broker {
             Entry::Occupied(_) => {}
         }
     }
+}
+
+/// Whether messages are in flight, or wait for an attempt.
+fn holds(subscription: &Subscription) -> bool {
+    let holds = |pages: &Pages| pages.book.in_flight() + pages.book.waiting() > 0;
+    subscription.books().iter().any(|book| holds(&book.open()))
 }
 
 /// Messages that a subscription has not done.

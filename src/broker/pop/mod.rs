@@ -97,6 +97,9 @@ use crate::{
 /// Reads that may have to wait for the device, at once. More would only queue at the device, on threads of their own.
 pub const COLD_READS_MAX: usize = 16;
 
+/// Queues of clients of one broadcasting group whose progress is told at once.
+const CLIENT_QUEUES_MAX: usize = 10_000;
+
 /// A poll.
 #[derive(Clone, Debug)]
 pub struct Take {
@@ -378,16 +381,20 @@ impl Broker {
     }
 
     /// A group's progress on every queue that it has a book of, by topic, client and queue: a broadcasting group's is that of
-    /// its clients.
+    /// its clients, in the first 10,000 queues of clients or a few more.
     pub fn progress(&self, group: &GroupName) -> Vec<Progress> {
         let mut all = Vec::new();
         let found = self.group(group.as_str());
         let (fifo, broadcast) = found.map_or((false, false), |group| (group.fifo, group.broadcast));
-        let subscriptions = match broadcast {
+        let mut subscriptions = match broadcast {
             true => self.inner.pop.subscriptions.members_of(None, group),
             false => self.inner.pop.subscriptions.list(Some(group)),
         };
+        subscriptions.sort_by(|a, b| (&a.owner.topic, &a.owner.group).cmp(&(&b.owner.topic, &b.owner.group)));
         for subscription in subscriptions {
+            if broadcast && all.len() >= CLIENT_QUEUES_MAX {
+                break;
+            }
             let client = subscription.owner.group.client();
             let is_there = broadcast && self.is_there(&subscription);
             for book in subscription.books().iter() {

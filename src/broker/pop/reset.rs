@@ -149,8 +149,13 @@ impl Broker {
         }
         let (mut all, mut last): (Vec<Moved>, _) = (Vec::new(), PhysicalOffset::ZERO);
         for consumer in consumers {
+            let name = &consumer.owner.group;
+            if name.is_member() && self.known_subscription(topic, name).is_none() {
+                // Forgotten meanwhile.
+                continue;
+            }
             // It may have begun before the topic got the last of its queues.
-            let consumer = self.subscription(&found, &consumer.owner.group)?;
+            let consumer = self.made_subscription(&found, name)?;
             let (moved, end) = self.reset_unsynced(&consumer, targets)?;
             last = last.max(end);
             all = match all.is_empty() {

@@ -251,6 +251,23 @@ async fn those_longest_gone_make_room_and_who_is_there_does_not() {
 }
 
 #[tokio::test]
+async fn what_a_client_held_that_is_gone_keeps_nobody_from_taking() {
+    let mut machine = Machine::new();
+    machine.config.in_flight_total_max = 4;
+    let world = World::broadcasting_on(machine, 1);
+    (world.join("holds"), world.join("idle"));
+    world.send(&["1", "2", "3"]).await;
+    assert_eq!(world.take_as("holds", 2).await.len(), 2);
+    world.broker.expire_members().await;
+    assert_eq!(world.clients(), ["holds", "idle"], "it is there");
+    world.pass(world.machine.config.client_timeout);
+    world.broker.revive().await;
+    world.broker.expire_members().await;
+    assert_eq!(world.clients(), ["idle"]);
+    assert_eq!(world.consume_as("idle").await, ["1", "2", "3"]);
+}
+
+#[tokio::test]
 async fn clients_of_all_groups_together_have_a_bound() {
     let mut machine = Machine::new();
     machine.config.broadcast_clients_total_max = 2;
@@ -376,6 +393,8 @@ async fn the_backlog_is_that_of_the_client_furthest_behind_of_those_that_are_the
     (world.join("a"), world.join("b"), world.join("gone"));
     world.send(&["1", "2", "3"]).await;
     world.pass(world.machine.config.client_timeout);
+    // An operator who moves all of them makes none of them a client that is there.
+    world.broker.reset_offset(&topic(), &group(), QueueId(0), at(0)).await.unwrap();
     world.consume_as("a").await;
     let of_b = world.take_as("b", 1).await.remove(0);
     world.ack_as("b", &of_b).await.unwrap();
