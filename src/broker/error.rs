@@ -82,8 +82,6 @@ pub enum EndError {
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error(transparent)]
-    Poisoned(#[from] Poisoned),
-    #[error(transparent)]
     Unconfirmed(#[from] Unconfirmed),
 }
 
@@ -111,8 +109,11 @@ pub enum TakeError {
     TooManyInFlight { held: usize, max: usize },
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// What a FIFO group gets is written down first.
     #[error(transparent)]
-    Poisoned(#[from] Poisoned),
+    Append(#[from] AppendError),
+    #[error(transparent)]
+    Unconfirmed(#[from] Unconfirmed),
     #[error("saving the group table: {0}")]
     Metadata(String),
 }
@@ -156,8 +157,6 @@ pub enum OffsetError {
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error(transparent)]
-    Poisoned(#[from] Poisoned),
-    #[error(transparent)]
     Unconfirmed(#[from] Unconfirmed),
 }
 
@@ -180,8 +179,6 @@ pub enum SettleError {
     Append(#[from] AppendError),
     #[error(transparent)]
     Read(#[from] ReadError),
-    #[error(transparent)]
-    Poisoned(#[from] Poisoned),
     #[error(transparent)]
     Unconfirmed(#[from] Unconfirmed),
 }

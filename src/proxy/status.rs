@@ -133,7 +133,6 @@ impl From<RecallError> for Refusal {
             RecallError::Time(_) => Code::IllegalDeliveryTime,
             RecallError::Append(append) => append_code(append),
             RecallError::Read(read) => read_code(read),
-            RecallError::Poisoned(_) => Code::InternalServerError,
             RecallError::Unconfirmed(why) => unconfirmed_code(why),
         };
         Self::new(code, error)
@@ -147,7 +146,6 @@ impl From<EndError> for Refusal {
             EndError::TopicNotFound(_) => Code::TopicNotFound,
             EndError::Append(append) => append_code(append),
             EndError::Read(read) => read_code(read),
-            EndError::Poisoned(_) => Code::InternalServerError,
             EndError::Unconfirmed(why) => unconfirmed_code(why),
         };
         Self::new(code, error)
@@ -165,7 +163,9 @@ impl From<TakeError> for Refusal {
             | TakeError::TooManyBooks(_)
             | TakeError::TooManyInFlight { .. } => Code::TooManyRequests,
             TakeError::Read(read) => read_code(read),
-            TakeError::Poisoned(_) | TakeError::Metadata(_) => Code::InternalServerError,
+            TakeError::Append(append) => append_code(append),
+            TakeError::Unconfirmed(why) => unconfirmed_code(why),
+            TakeError::Metadata(_) => Code::InternalServerError,
         };
         Self::new(code, error)
     }
@@ -193,7 +193,6 @@ impl From<OffsetError> for Refusal {
             OffsetError::TooManyBooks(_) => Code::TooManyRequests,
             OffsetError::Append(append) => append_code(append),
             OffsetError::Read(read) => read_code(read),
-            OffsetError::Poisoned(_) => Code::InternalServerError,
             OffsetError::Unconfirmed(why) => unconfirmed_code(why),
         };
         Self::new(code, error)
@@ -214,8 +213,9 @@ impl From<SettleError> for Refusal {
             }
             SettleError::TooManyBooks(_) | SettleError::Append(AppendError::Busy { .. }) => Code::TooManyRequests,
             SettleError::Append(AppendError::Full { .. } | AppendError::Poisoned(_) | AppendError::Closed)
-            | SettleError::Read(ReadError::Io { .. } | ReadError::Queue(_) | ReadError::Index(_))
-            | SettleError::Poisoned(_) => Code::InternalServerError,
+            | SettleError::Read(ReadError::Io { .. } | ReadError::Queue(_) | ReadError::Index(_)) => {
+                Code::InternalServerError
+            }
             SettleError::Unconfirmed(why) => unconfirmed_code(why),
         };
         Self::new(code, error)
@@ -272,7 +272,7 @@ mod tests {
         let errors = [
             SettleError::Append(AppendError::Busy { pending: 1, max: 1 }),
             SettleError::Append(AppendError::Full { free: 0 }),
-            SettleError::Poisoned(Poisoned("x".into())),
+            SettleError::Unconfirmed(Poisoned("x".into()).into()),
         ];
         for error in errors {
             assert_ne!(Refusal::from(error).code, Code::InvalidReceiptHandle);

@@ -12,6 +12,7 @@
 //! | 5 forget group | group |
 //! | 6 reset | topic, group, count, for each: queue, offset, run and nonce of the last receipt that is void |
 //! | 7 forget subscription | topic, group |
+//! | 8 leased | as 2 |
 //! | 9 forget members | group |
 //!
 //! The group of a record may be a member, `<group>@<client>`: one client of a broadcasting group.
@@ -53,6 +54,8 @@ pub enum What {
     Start(Vec<(QueueId, QueueOffset)>),
     /// The group goes on from elsewhere.
     Reset(Vec<Reset>),
+    /// These were delivered, and come again as the next attempt when the lease ends.
+    Leased(Vec<Retry>),
 }
 
 /// Where a group goes on in a queue; nothing from before it counts.
@@ -145,6 +148,7 @@ impl Record {
             What::Retry(_) => 2,
             What::Start(_) => 3,
             What::Reset(_) => 6,
+            What::Leased(_) => 8,
         });
         w.text(self.topic.as_str());
         w.text(self.group.as_str());
@@ -156,7 +160,7 @@ impl Record {
                     w.ranges(ranges);
                 }
             }
-            What::Retry(retries) => {
+            What::Retry(retries) | What::Leased(retries) => {
                 w.number(retries.len() as u64);
                 for retry in retries {
                     w.number(u64::from(retry.queue.0));
@@ -194,6 +198,7 @@ impl What {
             2 => Self::Retry((0..count).map(|_| Retry::decode(r)).collect::<Result<_>>()?),
             3 => Self::Start((0..count).map(|_| Ok((r.queue()?, r.offset()?))).collect::<Result<_>>()?),
             6 => Self::Reset((0..count).map(|_| Reset::decode(r)).collect::<Result<_>>()?),
+            8 => Self::Leased((0..count).map(|_| Retry::decode(r)).collect::<Result<_>>()?),
             _ => return Err(Malformed { what: "the kind of a settle record" }),
         })
     }
@@ -241,17 +246,19 @@ mod tests {
 
     fn what() -> impl Strategy<Value = What> {
         let place = || ((0..QUEUES_MAX).prop_map(QueueId), (0u64..1 << 62).prop_map(QueueOffset::new));
-        let retry =
+        let retry = || {
             (place(), any::<u32>(), 0i64..i64::MAX, any::<u64>()).prop_map(|((queue, offset), attempt, at, d)| Retry {
                 queue,
                 offset,
                 attempt,
                 visible_at: Timestamp::from_millis(at),
                 delay: Duration::from_millis(d),
-            });
+            })
+        };
         prop_oneof![
             vec(((0..QUEUES_MAX).prop_map(QueueId), ranges()), 1..5).prop_map(What::Done),
-            vec(retry, 1..5).prop_map(What::Retry),
+            vec(retry(), 1..5).prop_map(What::Retry),
+            vec(retry(), 1..5).prop_map(What::Leased),
             vec(place(), 1..5).prop_map(What::Start),
             vec((place(), any::<u64>(), any::<u32>()), 1..5).prop_map(|resets| {
                 let reset = |((queue, to), run, nonce)| Reset { queue, to, void: Issue { run, nonce } };

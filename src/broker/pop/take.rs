@@ -101,7 +101,7 @@ impl Broker {
                 if more {
                     line.wake(Cause::Any);
                 }
-                return Ok(found);
+                return self.put_on_record(&subscription, &group, found).await;
             }
             if polls.has_ended() || take.until <= self.inner.clock.now() {
                 return Ok(Vec::new());
