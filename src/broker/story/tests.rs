@@ -165,6 +165,7 @@ async fn what_a_fifo_group_got_is_told_after_a_restart_too_and_once() {
     let taken = world.take().await;
     let lease = Duration::from_secs(25);
     world.broker.renew(&topic("T"), &group("g"), &taken.receipt, lease).unwrap();
+    world.committed();
     let delivered = |story: &Story| match happened(story).as_slice() {
         [Happened::Stored, Happened::Delivered { attempt: 1, until }] => until.since(world.now()).as_secs(),
         other => panic!("{other:?}"),

@@ -111,7 +111,8 @@ async fn an_arrival_wakes_the_polls_of_all_clients() {
 #[tokio::test]
 async fn what_one_client_fails_comes_again_to_it_alone() {
     let world = World::broadcasting(1);
-    (world.join("a"), world.join("b"));
+    world.join("a");
+    world.join("b");
     world.send(&["1", "2"]).await;
     let of_a = world.take_as("a", 1).await.remove(0);
     assert_eq!(world.consume_as("b").await, ["1", "2"]);
@@ -130,7 +131,9 @@ async fn what_one_client_fails_comes_again_to_it_alone() {
 async fn a_crash_loses_nothing_for_any_client() {
     for (seed, with_snapshot) in [(1, false), (2, true), (3, false)] {
         let world = World::broadcasting(2);
-        (world.join("a"), world.join("b"), world.join("idle"));
+        world.join("a");
+        world.join("b");
+        world.join("idle");
         world.send(&["1", "2"]).await;
         assert_eq!(world.consume_as("a").await, ["1", "2"]);
         assert_eq!(world.take_as("b", 1).await.len(), 1);
@@ -149,7 +152,8 @@ async fn a_crash_loses_nothing_for_any_client() {
 #[tokio::test]
 async fn a_receipt_of_before_a_crash_is_that_of_its_client() {
     let world = World::broadcasting(1);
-    (world.join("a"), world.join("b"));
+    world.join("a");
+    world.join("b");
     world.send(&["1"]).await;
     let taken = world.take_as("a", 1).await.remove(0);
     let world = world.crash(4);
@@ -161,7 +165,8 @@ async fn a_receipt_of_before_a_crash_is_that_of_its_client() {
 #[tokio::test]
 async fn a_client_that_was_gone_for_long_is_forgotten_for_good() {
     let world = World::broadcasting(1);
-    (world.join("a"), world.join("b"));
+    world.join("a");
+    world.join("b");
     let half = world.machine.config.broadcast_client_timeout / 2;
     world.pass(half);
     world.consume_as("b").await;
@@ -213,7 +218,8 @@ async fn time_in_which_the_server_is_down_does_not_count() {
 #[tokio::test]
 async fn a_client_that_gives_signs_of_life_is_not_forgotten() {
     let world = World::broadcasting(1);
-    (world.join("heard"), world.join("waits"));
+    world.join("heard");
+    world.join("waits");
     let timeout = world.machine.config.broadcast_client_timeout;
     let until = world.machine.clock.now().plus(timeout * 9);
     let poll = world.park(Take { until, ..world.poll_as("waits", 1) }).await;
@@ -255,7 +261,8 @@ async fn what_a_client_held_that_is_gone_keeps_nobody_from_taking() {
     let mut machine = Machine::new();
     machine.config.in_flight_total_max = 4;
     let world = World::broadcasting_on(machine, 1);
-    (world.join("holds"), world.join("idle"));
+    world.join("holds");
+    world.join("idle");
     world.send(&["1", "2", "3"]).await;
     assert_eq!(world.take_as("holds", 2).await.len(), 2);
     world.broker.expire_members().await;
@@ -288,7 +295,8 @@ async fn clients_of_all_groups_together_have_a_bound() {
 #[tokio::test]
 async fn what_a_client_had_its_attempts_at_is_done_for_it_and_no_dead_letter() {
     let world = World::broadcasting(1);
-    (world.join("a"), world.join("b"));
+    world.join("a");
+    world.join("b");
     world.send(&["1"]).await;
     for _ in 0..ATTEMPTS {
         assert_eq!(world.take_as("a", 1).await.len(), 1);
@@ -366,9 +374,11 @@ async fn a_deleted_group_takes_its_clients_with_it() {
 #[tokio::test]
 async fn no_client_shows_as_a_group() {
     let world = World::broadcasting(1);
-    (world.join("a"), world.join("b"));
+    world.join("a");
+    world.join("b");
     world.send(&["1"]).await;
-    (world.consume_as("a").await, world.consume_as("b").await);
+    world.consume_as("a").await;
+    world.consume_as("b").await;
     let names = vec![(topic(), group())];
     for (of_topic, of_group) in
         [(None, None), (Some(topic()), None), (None, Some(group())), (Some(topic()), Some(group()))]
@@ -390,7 +400,9 @@ async fn no_client_shows_as_a_group() {
 #[tokio::test]
 async fn the_backlog_is_that_of_the_client_furthest_behind_of_those_that_are_there() {
     let world = World::broadcasting(2);
-    (world.join("a"), world.join("b"), world.join("gone"));
+    world.join("a");
+    world.join("b");
+    world.join("gone");
     world.send(&["1", "2", "3"]).await;
     world.pass(world.machine.config.client_timeout);
     // An operator who moves all of them makes none of them a client that is there.
@@ -414,7 +426,8 @@ async fn a_reset_moves_all_clients() {
     let none = world.broker.plan_reset(&topic(), &group(), None, Position::Begin);
     assert!(matches!(none, Err(OffsetError::NoClient { .. })), "{none:?}");
     world.send(&["1"]).await;
-    (world.join("a"), world.join("b"));
+    world.join("a");
+    world.join("b");
     world.send(&["2"]).await;
     let held = world.take_as("a", 1).await.remove(0);
     world.consume_as("b").await;
@@ -436,7 +449,8 @@ async fn a_reset_moves_all_clients() {
 async fn every_client_of_a_broadcasting_fifo_group_gets_each_message_group_in_order() {
     let world = World::broadcasting(1);
     world.broker.update_group(&group(), GroupChange { fifo: Some(true), ..Default::default() }).unwrap();
-    (world.join("a"), world.join("b"));
+    world.join("a");
+    world.join("b");
     world.send(&["1", "2"]).await;
     let first = world.take_as("a", 10).await;
     assert_eq!(bodies(&first), ["1"]);
