@@ -144,6 +144,10 @@ pub enum OffsetError {
     GroupNotFound(GroupName),
     #[error("queue {queue} does not exist: topic {topic} has {queues} readable queues, from 0 on")]
     NoQueue { topic: TopicName, queue: QueueId, queues: u32 },
+    #[error(
+        "group {group} is broadcasting, and none of its clients consumes topic {topic}; those that come begin at the end"
+    )]
+    NoClient { topic: TopicName, group: GroupName },
     #[error("offset {offset} is beyond the end of queue {queue}, which is {max}")]
     Beyond { queue: QueueId, offset: QueueOffset, max: QueueOffset },
     #[error(transparent)]
@@ -195,6 +199,11 @@ pub enum OperateError {
     NoQueue { topic: TopicName, queue: QueueId, queues: usize },
     #[error("queue {queue} of topic {topic} has no message {offset}; it has {min} up to but not including {max}")]
     NoMessage { topic: TopicName, queue: QueueId, offset: QueueOffset, min: QueueOffset, max: QueueOffset },
+    /// Each of its clients is somewhere else.
+    #[error(
+        "group {0} is broadcasting, so no message holds up all of its clients; `ferromq group reset {0}` moves them all"
+    )]
+    Broadcast(GroupName),
     #[error(transparent)]
     Settle(#[from] SettleError),
 }

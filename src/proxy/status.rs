@@ -189,6 +189,7 @@ impl From<OffsetError> for Refusal {
             OffsetError::GroupNotFound(_) => Code::ConsumerGroupNotFound,
             OffsetError::NoQueue { .. } => Code::BadRequest,
             OffsetError::Beyond { .. } => Code::IllegalOffset,
+            OffsetError::NoClient { .. } => Code::OffsetNotFound,
             OffsetError::TooManyBooks(_) => Code::TooManyRequests,
             OffsetError::Append(append) => append_code(append),
             OffsetError::Read(read) => read_code(read),

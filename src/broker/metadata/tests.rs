@@ -27,6 +27,7 @@ fn group(name: &str) -> Group {
     Group {
         name: GroupName::parse(name).unwrap(),
         fifo: false,
+        broadcast: false,
         retry_max_times: 16,
         retry_policy: RetryPolicy::apache(),
         consume_enabled: true,
@@ -60,6 +61,7 @@ fn what_was_made_and_changed_is_there_after_a_crash() {
     broker.create_group(group("h")).unwrap();
     let policy = RetryPolicy::Customized(vec![std::time::Duration::from_secs(3)]);
     let change = GroupChange {
+        broadcast: None,
         fifo: Some(true),
         retry_max_times: Some(2),
         retry_policy: Some(policy),

@@ -13,6 +13,9 @@
 //! | 6 reset | topic, group, count, for each: queue, offset, run and nonce of the last receipt that is void |
 //! | 7 forget subscription | topic, group |
 //! | 8 leased | as 2 |
+//! | 9 forget members | group |
+//!
+//! The group of a record may be a member, `<group>@<client>`: one client of a broadcasting group.
 //!
 //! Replaying a record twice, or replaying it onto a book that already knows it and later ones, and then the later ones
 //! again, gives the same book: done is final, the last retry of an offset wins, a start counts only for a book that is
@@ -85,6 +88,8 @@ pub enum Entry {
     ForgetGroup(GroupName),
     /// Of this group on this topic alone.
     ForgetSubscription(TopicName, GroupName),
+    /// Of the clients of this group, which is not broadcasting any more.
+    ForgetMembers(GroupName),
 }
 
 impl Entry {
@@ -107,6 +112,10 @@ impl Entry {
                 w.text(topic.as_str());
                 w.text(group.as_str());
             }
+            Self::ForgetMembers(group) => {
+                w.byte(9);
+                w.text(group.as_str());
+            }
         }
         w.0.into()
     }
@@ -121,6 +130,7 @@ impl Entry {
             4 => Self::ForgetTopic(r.topic()?),
             5 => Self::ForgetGroup(r.group()?),
             7 => Self::ForgetSubscription(r.topic()?, r.group()?),
+            9 => Self::ForgetMembers(r.group()?),
             kind => {
                 let (topic, group) = (r.topic()?, r.group()?);
                 Self::Record(Record { topic, group, what: What::decode(kind, &mut r)? })
@@ -259,11 +269,12 @@ mod tests {
 
     fn entry() -> impl Strategy<Value = Entry> {
         let topic = || "[A-Za-z0-9_%-]{1,127}".prop_map(|t| TopicName::parse_any(&t).expect("a name"));
-        let group = || "G[A-Za-z0-9_-]{0,119}".prop_map(|g| GroupName::parse(&g).expect("a name"));
+        let group = || "G[A-Za-z0-9_-]{0,119}(@[!-~]{1,99})?".prop_map(|g| GroupName::parse_any(&g).expect("a name"));
         prop_oneof![
             (topic(), group(), what()).prop_map(|(topic, group, what)| Entry::Record(Record { topic, group, what })),
             topic().prop_map(Entry::ForgetTopic),
             group().prop_map(Entry::ForgetGroup),
+            group().prop_map(Entry::ForgetMembers),
             (topic(), group()).prop_map(|(topic, group)| Entry::ForgetSubscription(topic, group)),
         ]
     }

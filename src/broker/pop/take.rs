@@ -82,7 +82,11 @@ impl Broker {
         let mut seat: Option<Seat> = None;
         loop {
             let (topic, group) = self.may_take(&take.topic, &take.group).await?;
-            let subscription = self.subscription(&topic, &group.name)?;
+            if group.broadcast != take.group.is_member() {
+                // The group has become broadcasting, or ceased to be, since the poll began: the next one is as who it is.
+                return Ok(Vec::new());
+            }
+            let subscription = self.subscription(&topic, &take.group)?;
             let line = &subscription.owner.line;
             if let Some(again) = self.repeated(&subscription, &group, &take).await? {
                 return Ok(again);
@@ -139,7 +143,7 @@ impl Broker {
         }
         let group = match self.group(group.as_str()) {
             Some(group) => group,
-            None => self.made_group(group).await?,
+            None => self.made_group(&group.whole()).await?,
         };
         if !group.consume_enabled {
             return Err(TakeError::GroupDisabled(group.name.clone()));

@@ -43,6 +43,7 @@ impl World {
         let group = Group {
             name: group("g"),
             fifo: false,
+            broadcast: false,
             retry_max_times: 1,
             retry_policy: RetryPolicy::apache(),
             consume_enabled: true,

@@ -14,6 +14,7 @@ mod stage;
 mod transcript;
 
 mod asked;
+mod broadcast;
 mod crash;
 mod delay;
 mod deliver;
@@ -50,6 +51,8 @@ macro_rules! claims_of_simple_consumers {
             redeliver: an_unacked_message_comes_again_after_its_invisible_time,
                 a_message_goes_to_the_dead_letter_topic_after_its_last_attempt;
             groups: two_consumers_of_a_group_share_its_messages, two_groups_both_receive_everything;
+            broadcast: both_simple_consumers_of_a_broadcasting_group_get_every_message,
+                a_killed_server_loses_nothing_for_either_client_of_a_broadcasting_group;
             limits: a_body_of_4_mib_less_one_is_accepted_and_a_larger_one_refused,
                 a_bad_topic_tag_key_and_group_are_refused_with_their_codes;
             tls: tls_and_plaintext_are_served_on_one_port;
@@ -92,6 +95,8 @@ macro_rules! claims_of_push_consumers {
             redeliver: a_message_that_a_listener_failed_comes_again,
                 a_message_that_a_listener_always_fails_goes_to_the_dead_letter_topic,
                 a_listener_may_work_for_longer_than_the_invisible_time, what_a_dead_listener_had_comes_to_another;
+            broadcast: both_push_consumers_of_a_broadcasting_group_get_every_message,
+                a_killed_server_loses_nothing_for_either_push_client_of_a_broadcasting_group;
             groups: two_push_consumers_of_a_group_share_its_messages;
             fifo: push_consumers_of_a_fifo_group_get_each_message_group_in_order,
                 order_of_push_consumers_survives_a_killed_server,
