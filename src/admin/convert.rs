@@ -62,6 +62,7 @@ pub fn group(group: &Group) -> pb::Group {
     pb::Group {
         name: group.name.to_string(),
         fifo: group.fifo,
+        broadcast: group.broadcast,
         max_attempts: group.max_attempts(),
         retry_policy: Some(wire_policy(&group.retry_policy)),
         consume_enabled: group.consume_enabled,

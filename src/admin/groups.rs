@@ -20,6 +20,7 @@ pub fn create(broker: &Broker, request: pb::CreateGroupRequest) -> Result<pb::Cr
     let group = Group {
         name: name(&request.name)?,
         fifo: request.fifo,
+        broadcast: request.broadcast,
         retry_max_times: retry_max_times.unwrap_or(broker.config().retry_max_times),
         retry_policy: retry_policy.unwrap_or_else(RetryPolicy::apache),
         consume_enabled: true,
@@ -31,6 +32,7 @@ pub fn create(broker: &Broker, request: pb::CreateGroupRequest) -> Result<pb::Cr
 pub fn update(broker: &Broker, request: pb::UpdateGroupRequest) -> Result<pb::UpdateGroupResponse, Status> {
     let change = GroupChange {
         fifo: request.fifo,
+        broadcast: request.broadcast,
         retry_max_times: request.max_attempts.map(convert::retry_max_times).transpose()?,
         retry_policy: request.retry_policy.map(convert::retry_policy).transpose()?,
         consume_enabled: request.consume_enabled,
@@ -89,5 +91,7 @@ fn queue_progress(broker: &Broker, progress: Progress) -> pb::QueueProgress {
         locked_groups: progress.locked.map_or(0, |locked| locked.lines),
         blocked: progress.locked.map_or(0, |locked| locked.blocked),
         oldest_blocking_offset: progress.locked.map(|locked| locked.oldest.get()),
+        client_id: progress.client.as_ref().map(|(client, _)| client.to_string()),
+        client_is_gone: progress.client.is_some_and(|(_, is_there)| !is_there),
     }
 }

@@ -168,7 +168,14 @@ mod tests {
         let broker = machine.start();
         let g = GroupName::parse("g").unwrap();
         let retry_policy = RetryPolicy::apache();
-        let once = Group { name: g.clone(), fifo: false, retry_max_times: 0, retry_policy, consume_enabled: true };
+        let once = Group {
+            name: g.clone(),
+            fifo: false,
+            broadcast: false,
+            retry_max_times: 0,
+            retry_policy,
+            consume_enabled: true,
+        };
         broker.create_group(once).unwrap();
         for name in ["U", "T"] {
             broker.produce(&topic(name), vec![normal(name)]).await.unwrap();

@@ -30,6 +30,7 @@ pub fn of_reset(error: OffsetError) -> Status {
     let code = match &error {
         OffsetError::TopicNotFound(_) | OffsetError::GroupNotFound(_) | OffsetError::NoQueue { .. } => Code::NotFound,
         OffsetError::Beyond { .. } => Code::OutOfRange,
+        OffsetError::NoClient { .. } => Code::FailedPrecondition,
         OffsetError::TooManyBooks(_) => Code::ResourceExhausted,
         OffsetError::Unconfirmed(Unconfirmed::Late { .. }) => Code::DeadlineExceeded,
         OffsetError::Append(_) | OffsetError::Read(_) | OffsetError::Unconfirmed(_) => Code::Unavailable,
@@ -42,6 +43,7 @@ pub fn of_operate(error: OperateError) -> Status {
     let (code, cure) = match &error {
         OperateError::NoQueue { .. } => (Code::NotFound, "`ferromq topic describe` shows its queues"),
         OperateError::NoMessage { .. } => (Code::NotFound, "`ferromq group describe` shows what holds up others"),
+        OperateError::Broadcast(_) => (Code::FailedPrecondition, "nothing was done"),
         OperateError::Settle(SettleError::TopicNotFound(_)) => {
             (Code::NotFound, "`ferromq topic list` shows what there is")
         }
@@ -70,6 +72,7 @@ fn of(error: AdminError, conflict: Code) -> Status {
         AdminError::TooMany(_) => (Code::ResourceExhausted, "delete some, or raise topicsMax or groupsMax"),
         AdminError::Reserved(_) => (Code::InvalidArgument, "choose another name"),
         AdminError::Metadata(_) => (Code::Unavailable, "nothing was changed; see to the store directory's disk"),
+        AdminError::Late { .. } => (Code::Unavailable, "see to the store directory's disk"),
     };
     let message = if cure.is_empty() { error.to_string() } else { format!("{error}; {cure}") };
     Status::new(code, message)

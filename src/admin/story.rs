@@ -5,6 +5,7 @@ use tonic::Status;
 use crate::{
     broker::{Broker, Copy, Event, Happened, Kind, Standing, State, Story},
     proto::admin::{self as pb, group_standing, life_event, stored_copy},
+    types::GroupName,
 };
 
 use super::{
@@ -52,13 +53,15 @@ fn copy(copy: Copy) -> pb::StoredCopy {
 
 fn event(event: Event) -> pb::LifeEvent {
     use life_event::Kind as Life;
+    let of_member = || event.group.as_ref().and_then(GroupName::client);
+    let client = event.client.as_ref().map(|(client, _)| client.clone()).or_else(of_member);
     let mut out = pb::LifeEvent {
         at: wire_time(event.at),
         topic: event.topic.to_string(),
         queue_id: event.queue.0,
         offset: event.offset.get(),
-        group: event.group.map(|group| group.to_string()),
-        client_id: event.client.as_ref().map(|(client, _)| client.to_string()),
+        group: event.group.as_ref().map(|group| group.whole().to_string()),
+        client_id: client.map(|client| client.to_string()),
         host: event.client.as_ref().map(|(_, host)| host.to_string()),
         ..Default::default()
     };
@@ -125,7 +128,8 @@ fn standing(standing: Standing) -> pb::GroupStanding {
         State::Done => (group_standing::State::Done, 0, None),
     };
     pb::GroupStanding {
-        group: standing.group.to_string(),
+        group: standing.group.whole().to_string(),
+        client_id: standing.group.client().map(|client| client.to_string()),
         topic: standing.topic.to_string(),
         queue_id: standing.queue.0,
         offset: standing.offset.get(),

@@ -104,6 +104,11 @@ impl Clients {
         table.clients.iter().filter(|(_, client)| of(client)).map(|(id, _)| id.clone()).collect()
     }
 
+    fn is_in(&self, client: &str, group: &str) -> bool {
+        let table = self.table.lock();
+        table.clients.get(client).is_some_and(|client| client.role.group().is_some_and(|its| its.as_str() == group))
+    }
+
     fn count(&self) -> (usize, usize) {
         let table = self.table.lock();
         let consumers = table.consumers.values().sum();
@@ -157,6 +162,10 @@ impl Broker {
         let mut consumers = self.inner.clients.in_group(group);
         consumers.sort_unstable();
         consumers
+    }
+    /// Whether a client is a live consumer of a group.
+    pub(super) fn is_consumer(&self, client: &str, group: &str) -> bool {
+        self.inner.clients.is_in(client, group)
     }
     /// How many live producers and consumers there are.
     pub fn client_counts(&self) -> (usize, usize) {

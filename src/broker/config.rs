@@ -32,6 +32,13 @@ pub struct Config {
     pub in_flight_total_max: usize,
     /// `popBooksMax`: queues that groups consume, each pair counted, at most.
     pub books_max: usize,
+    /// `broadcastClientsMax`: clients of one broadcasting group that consume a topic, at most.
+    pub broadcast_clients_max: usize,
+    /// `broadcastClientsTotalMax`: the same of all broadcasting groups and topics together.
+    pub broadcast_clients_total_max: usize,
+    /// `broadcastOffsetExpireSecond`: the progress of a client of a broadcasting group is forgotten when the client was gone
+    /// for this long.
+    pub broadcast_client_timeout: Duration,
     /// `retryMaxTimes` of a group that is made without one; deliveries are one more.
     pub retry_max_times: u32,
     /// `flushConsumerOffsetInterval`: how often consumption state is snapshotted when it changed.
@@ -95,6 +102,9 @@ impl Default for Config {
             in_flight_max: 1_000_000,
             in_flight_total_max: 4_000_000,
             books_max: 500_000,
+            broadcast_clients_max: 1000,
+            broadcast_clients_total_max: 20_000,
+            broadcast_client_timeout: Duration::from_secs(24 * 3600),
             retry_max_times: 16,
             snapshot_interval: Duration::from_secs(5),
             client_timeout: Duration::from_secs(120),

@@ -125,6 +125,11 @@ pub enum TakeError {
     )]
     LiteOnly(TopicName),
     #[error(
+        "topic {topic} is of type LITE, and group {group} is broadcasting; consume lite topics as a group that is not, one for \
+         each consumer that must get all"
+    )]
+    LiteBroadcast { topic: TopicName, group: GroupName },
+    #[error(
         "topic {0} is not of type LITE, so it has no lite topics; `ferromq topic create NAME --type lite` makes one"
     )]
     NotLite(TopicName),
@@ -199,6 +204,10 @@ pub enum OffsetError {
     GroupNotFound(GroupName),
     #[error("queue {queue} does not exist: topic {topic} has {queues} readable queues, from 0 on")]
     NoQueue { topic: TopicName, queue: QueueId, queues: u32 },
+    #[error(
+        "group {group} is broadcasting, and none of its clients consumes topic {topic}; those that come begin at the end"
+    )]
+    NoClient { topic: TopicName, group: GroupName },
     #[error("offset {offset} is beyond the end of queue {queue}, which is {max}")]
     Beyond { queue: QueueId, offset: QueueOffset, max: QueueOffset },
     #[error(transparent)]
@@ -250,6 +259,11 @@ pub enum OperateError {
     NoQueue { topic: TopicName, queue: QueueId, queues: usize },
     #[error("queue {queue} of topic {topic} has no message {offset}; it has {min} up to but not including {max}")]
     NoMessage { topic: TopicName, queue: QueueId, offset: QueueOffset, min: QueueOffset, max: QueueOffset },
+    /// Each of its clients is somewhere else.
+    #[error(
+        "group {0} is broadcasting, so no message holds up all of its clients; `ferromq group reset {0}` moves them all"
+    )]
+    Broadcast(GroupName),
     #[error(transparent)]
     Settle(#[from] SettleError),
 }
@@ -273,4 +287,10 @@ pub enum AdminError {
     /// The table could not be written, so nothing has changed.
     #[error("nothing was changed, since the table could not be saved: {0}")]
     Metadata(String),
+    /// The disk did not answer in time. It may do so later.
+    #[error(
+        "the disk did not take the change within {} ms (syncFlushTimeout); it may still be made, so look before you repeat it",
+        within.as_millis()
+    )]
+    Late { within: Duration },
 }

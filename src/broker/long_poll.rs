@@ -154,11 +154,18 @@ impl LongPoll {
         lines.values().for_each(|line| line.wake_all());
     }
 
-    /// Lets go of the lines of a group and sends their polls to look again.
-    pub fn forget_group(&self, group: &GroupName) {
+    /// Lets go of the lines of these groups and sends their polls to look again.
+    pub fn forget_groups(&self, are: impl Fn(&GroupName) -> bool) {
         let mut topics = self.topics.write();
-        let lines: Vec<_> = topics.values_mut().filter_map(|lines| lines.remove(group)).collect();
+        let lines = topics.values_mut().flat_map(|lines| lines.extract_if(|group, _| are(group)));
+        let lines: Vec<_> = lines.map(|(_, line)| line).collect();
         drop(topics);
+        lines.iter().for_each(|line| line.wake_all());
+    }
+
+    /// Sends the polls of a group to look again: what they need to know of it has changed.
+    pub fn wake_group(&self, group: &GroupName) {
+        let lines: Vec<_> = self.topics.read().values().filter_map(|lines| lines.get(group).cloned()).collect();
         lines.iter().for_each(|line| line.wake_all());
     }
 
@@ -221,6 +228,11 @@ impl Line {
         let mut wakers = Vec::new();
         self.seats.lock().wake(cause, &mut wakers);
         wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.seats.lock().waiting.is_empty()
     }
 
     /// Sends all of its polls to look.

@@ -234,6 +234,7 @@ impl From<AdminError> for ProduceError {
             AdminError::GroupNotFound(_)
             | AdminError::Conflict(_)
             | AdminError::Invalid(_)
+            | AdminError::Late { .. }
             | AdminError::Reserved(_) => Self::Metadata(error.to_string()),
         }
     }

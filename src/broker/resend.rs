@@ -78,8 +78,12 @@ pub enum ResendError {
 }
 
 impl From<TooManyBooks> for ResendError {
-    fn from(TooManyBooks { books, max }: TooManyBooks) -> Self {
-        Self::TooManyBooks { books, max }
+    fn from(full: TooManyBooks) -> Self {
+        match full {
+            TooManyBooks::Books { books, max } | TooManyBooks::Clients { clients: books, max, .. } => {
+                Self::TooManyBooks { books, max }
+            }
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use super::{
 #[command(after_help = "\
 Examples:
   ferromq group create billing --fifo --max-attempts 16
+  ferromq group create caches --broadcast
   ferromq group update billing --retry-after 1s,10s,1m
   ferromq group describe billing
   ferromq group lag billing --json
@@ -35,6 +36,9 @@ pub enum Verb {
         /// Ordered consumption: each message group comes in order, one message at a time.
         #[arg(long)]
         fifo: bool,
+        /// Broadcasting: each client gets every message that comes once it is there.
+        #[arg(long)]
+        broadcast: bool,
         /// Deliveries of one message before it goes to the dead-letter topic, the first included; 1 to 1000.
         #[arg(long, value_name = "N")]
         max_attempts: Option<u32>,
@@ -46,13 +50,16 @@ pub enum Verb {
     },
     /// Change what is given, and leave the rest.
     #[command(group(clap::ArgGroup::new("change").required(true).multiple(true)
-        .args(["fifo", "max_attempts", "retry_after", "consume_enabled"])))]
+        .args(["fifo", "broadcast", "max_attempts", "retry_after", "consume_enabled"])))]
     Update {
         /// Name of the group.
         name: String,
         /// Ordered consumption: each message group comes in order, one message at a time.
         #[arg(long, value_name = "true|false")]
         fifo: Option<bool>,
+        /// Broadcasting: each client gets every message that comes once it is there; the group's own progress rests meanwhile.
+        #[arg(long, value_name = "true|false")]
+        broadcast: Option<bool>,
         /// Deliveries of one message before it goes to the dead-letter topic, the first included; 1 to 1000.
         #[arg(long, value_name = "N")]
         max_attempts: Option<u32>,
@@ -147,13 +154,15 @@ fn parse_delay(text: &str) -> Result<Duration, String> {
 impl Verb {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         match self {
-            Self::Create { name, fifo, max_attempts, retry_after, admin } => {
+            Self::Create { name, fifo, broadcast, max_attempts, retry_after, admin } => {
                 let retry_policy = retry_after.map(customized);
-                create(pb::CreateGroupRequest { name, fifo, max_attempts, retry_policy }, &admin).await
+                create(pb::CreateGroupRequest { name, fifo, max_attempts, retry_policy, broadcast }, &admin).await
             }
-            Self::Update { name, fifo, max_attempts, retry_after, consume_enabled, admin } => {
+            Self::Update { name, fifo, broadcast, max_attempts, retry_after, consume_enabled, admin } => {
                 let retry_policy = retry_after.map(customized);
-                update(pb::UpdateGroupRequest { name, fifo, max_attempts, retry_policy, consume_enabled }, &admin).await
+                let change =
+                    pb::UpdateGroupRequest { name, fifo, max_attempts, retry_policy, consume_enabled, broadcast };
+                update(change, &admin).await
             }
             Self::Delete { name, admin } => delete(name, &admin).await,
             Self::Reset(args) => args.run().await,
@@ -240,9 +249,10 @@ async fn describe(name: String, admin: &AdminArgs) -> anyhow::Result<()> {
     output::table(&HEAD, vec![row(&group)])?;
     output::line("")?;
     let plain = ["TOPIC", "QUEUE", "COMMIT", "MAX", "LAG", "IN FLIGHT", "WAITING RETRY"];
-    let order = ["LOCKED GROUPS", "BLOCKED", "OLDEST BLOCKING"];
-    let head: Vec<&str> = plain.into_iter().chain(order.into_iter().filter(|_| group.fifo)).collect();
-    output::table(&head, answer.queues.iter().map(|queue| progress_row(queue, group.fifo)).collect())?;
+    let order = ["LOCKED GROUPS", "BLOCKED", "OLDEST BLOCKING"].into_iter().filter(|_| group.fifo);
+    let whose = ["CLIENT", "THERE"].into_iter().filter(|_| group.broadcast);
+    let head: Vec<&str> = plain.into_iter().chain(order).chain(whose).collect();
+    output::table(&head, answer.queues.iter().map(|queue| progress_row(queue, &group)).collect())?;
     Ok(())
 }
 
@@ -269,7 +279,7 @@ fn say(admin: &AdminArgs, what: &str, so: bool, place: &Place) -> anyhow::Result
     Ok(output::line(&format!("message {offset} of queue {queue} of topic {topic} {how}"))?)
 }
 
-const HEAD: [&str; 5] = ["GROUP", "FIFO", "MAX ATTEMPTS", "RETRY AFTER", "CONSUME ENABLED"];
+const HEAD: [&str; 6] = ["GROUP", "FIFO", "MAX ATTEMPTS", "RETRY AFTER", "CONSUME ENABLED", "BROADCAST"];
 
 fn row(group: &pb::Group) -> Vec<String> {
     let policy = policy_text(group.retry_policy.as_ref());
@@ -279,6 +289,7 @@ fn row(group: &pb::Group) -> Vec<String> {
         group.max_attempts.to_string(),
         policy,
         group.consume_enabled.to_string(),
+        group.broadcast.to_string(),
     ]
 }
 
@@ -286,6 +297,7 @@ fn as_json(group: &pb::Group) -> Value {
     json!({
         "name": group.name,
         "fifo": group.fifo,
+        "broadcast": group.broadcast,
         "maxAttempts": group.max_attempts,
         "retryPolicy": policy_json(group.retry_policy.as_ref()),
         "consumeEnabled": group.consume_enabled,
@@ -297,13 +309,17 @@ fn lag(queue: &pb::QueueProgress) -> u64 {
     queue.max_offset.saturating_sub(queue.commit_offset)
 }
 
-fn progress_row(queue: &pb::QueueProgress, fifo: bool) -> Vec<String> {
+fn progress_row(queue: &pb::QueueProgress, group: &pb::Group) -> Vec<String> {
     let numbers = [queue.commit_offset, queue.max_offset, lag(queue), queue.in_flight, queue.waiting_retry];
     let mut row = vec![queue.topic.clone(), queue.queue_id.to_string()];
     row.extend(numbers.map(|n| n.to_string()));
-    if fifo {
+    if group.fifo {
         let oldest = queue.oldest_blocking_offset.map_or_else(|| "-".to_owned(), |offset| offset.to_string());
         row.extend([queue.locked_groups.to_string(), queue.blocked.to_string(), oldest]);
+    }
+    if group.broadcast {
+        let there = if queue.client_is_gone { "no" } else { "yes" };
+        row.extend([output::harmless(queue.client_id()), there.to_owned()]);
     }
     row
 }
@@ -323,6 +339,10 @@ fn progress_json(queue: &pb::QueueProgress) -> Value {
         progress["lockedGroups"] = queue.locked_groups.into();
         progress["blocked"] = queue.blocked.into();
         progress["oldestBlocking"] = oldest.into();
+    }
+    if let Some(client) = &queue.client_id {
+        progress["client"] = client.as_str().into();
+        progress["clientIsThere"] = (!queue.client_is_gone).into();
     }
     progress
 }

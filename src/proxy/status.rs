@@ -165,7 +165,7 @@ impl From<TakeError> for Refusal {
             | TakeError::TooManyBooks(_)
             | TakeError::TooManyLiteClients
             | TakeError::TooManyInFlight { .. } => Code::TooManyRequests,
-            TakeError::LiteOnly(_) | TakeError::NotLite(_) => Code::BadRequest,
+            TakeError::LiteOnly(_) | TakeError::NotLite(_) | TakeError::LiteBroadcast { .. } => Code::BadRequest,
             TakeError::Read(read) => read_code(read),
             TakeError::Append(append) => append_code(append),
             TakeError::Unconfirmed(why) => unconfirmed_code(why),
@@ -214,6 +214,7 @@ impl From<OffsetError> for Refusal {
             OffsetError::GroupNotFound(_) => Code::ConsumerGroupNotFound,
             OffsetError::NoQueue { .. } => Code::BadRequest,
             OffsetError::Beyond { .. } => Code::IllegalOffset,
+            OffsetError::NoClient { .. } => Code::OffsetNotFound,
             OffsetError::TooManyBooks(_) => Code::TooManyRequests,
             OffsetError::Append(append) => append_code(append),
             OffsetError::Read(read) => read_code(read),
@@ -255,6 +256,7 @@ impl From<AdminError> for Refusal {
             AdminError::TooMany(_) => Code::TooManyRequests,
             AdminError::Reserved(_) => Code::Forbidden,
             AdminError::Metadata(_) => Code::InternalServerError,
+            AdminError::Late { .. } => Code::ProxyTimeout,
         };
         Self::new(code, error)
     }

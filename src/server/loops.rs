@@ -16,6 +16,10 @@ use crate::{
 /// How often it is looked whether delayed messages have waited for long: a look costs one read.
 const CARRY_INTERVAL: Duration = Duration::from_secs(60);
 
+/// How often it is looked who of the clients of broadcasting groups is gone: less than the least
+/// `broadcastOffsetExpireSecond`.
+const EXPIRE_INTERVAL: Duration = Duration::from_secs(30);
+
 /// Starts them all on one thread.
 pub fn start(on: &Handle, drain: &Drain, broker: &Broker, proxy: &Proxy, state: &State) {
     drain.spawn(on, beat(state.clone(), drain.clone()));
@@ -23,6 +27,7 @@ pub fn start(on: &Handle, drain: &Drain, broker: &Broker, proxy: &Proxy, state: 
     drain.spawn(on, vital("delayed messages", fire_timers(broker.clone(), drain.clone())));
     drain.spawn(on, vital("carrying delayed messages", carry_timers(broker.clone(), drain.clone())));
     drain.spawn(on, vital("dead letters", bury(broker.clone(), drain.clone())));
+    drain.spawn(on, vital("clients that are gone", expire_members(broker.clone(), drain.clone())));
     drain.spawn(on, vital("snapshots", snapshots(broker.clone(), drain.clone())));
     drain.spawn(on, vital("transaction checks", check_transactions(broker.clone(), proxy.clone(), drain.clone())));
     let (proxy, stop) = (proxy.clone(), drain.token());
@@ -103,6 +108,13 @@ async fn carry_timers(broker: Broker, drain: Drain) {
             Ok(count) => tracing::info!(count, "carried delayed messages forward in the log"),
             Err(error) => tracing::warn!(%error, "could not carry delayed messages forward; the log is kept meanwhile"),
         }
+    }
+}
+
+/// Forgets clients of broadcasting groups that were gone for long.
+async fn expire_members(broker: Broker, drain: Drain) {
+    while tick(EXPIRE_INTERVAL, &drain).await {
+        broker.expire_members().await;
     }
 }
 

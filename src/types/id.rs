@@ -14,6 +14,8 @@ pub const DLQ_PREFIX: &str = "%DLQ%";
 pub const SYSTEM_PREFIX: &str = "rmq_sys_";
 /// Starts the names of groups that only the server uses.
 pub const SYSTEM_GROUP_PREFIX: &str = "CID_RMQ_SYS_";
+/// Stands between a broadcasting group and its client in the name of a member; no group's name has it.
+pub const MEMBER_MARK: char = '@';
 
 /// The system topics of RocketMQ that do not start with [`SYSTEM_PREFIX`].
 const SYSTEM_TOPICS: [&str; 10] = [
@@ -141,14 +143,59 @@ impl TopicName {
 impl GroupName {
     /// A group that a client may name.
     pub fn parse(name: &str) -> Result<Self, NameError> {
-        let group = Self::parse_any(name)?;
+        check(name, GROUP_LEN_MAX)?;
+        let group = Self(name.into());
         if group.is_system() { Err(NameError::Reserved(name.into())) } else { Ok(group) }
     }
 
-    /// Any group, the server's own included: what the server itself names, or reads back from disk.
+    /// Any group, the server's own and members included: what the server itself names, or reads back from disk.
     pub fn parse_any(name: &str) -> Result<Self, NameError> {
-        check(name, GROUP_LEN_MAX)?;
+        match name.split_once(MEMBER_MARK) {
+            None => check(name, GROUP_LEN_MAX)?,
+            Some((group, client)) => {
+                check(group, GROUP_LEN_MAX)?;
+                ClientId::parse(client)?;
+            }
+        }
         Ok(Self(name.into()))
+    }
+
+    /// One client of a broadcasting group: what the server counts its progress under. No client can name it, since no
+    /// group's name has the mark between the two.
+    pub fn member(group: &GroupName, client: &ClientId) -> Self {
+        Self(format!("{}{MEMBER_MARK}{client}", group.whole_str()).into())
+    }
+
+    /// The group and the client that a member is made of; `None` of an ordinary group.
+    pub fn as_member(&self) -> Option<(&str, &str)> {
+        self.0.split_once(MEMBER_MARK)
+    }
+
+    /// True for one client of a broadcasting group.
+    pub fn is_member(&self) -> bool {
+        self.as_member().is_some()
+    }
+
+    /// True for the clients of this broadcasting group.
+    pub fn is_member_of(&self, group: &GroupName) -> bool {
+        self.as_member().is_some_and(|(whole, _)| whole == group.as_str())
+    }
+
+    /// The client that a member is.
+    pub fn client(&self) -> Option<ClientId> {
+        self.as_member().map(|(_, client)| ClientId(client.into()))
+    }
+
+    /// The group that a member is of; itself when it is no member.
+    pub fn whole(&self) -> GroupName {
+        match self.as_member() {
+            Some((group, _)) => Self(group.into()),
+            None => self.clone(),
+        }
+    }
+
+    fn whole_str(&self) -> &str {
+        self.as_member().map_or(&self.0, |(group, _)| group)
     }
 
     /// A group of the server's own, from a constant that is known to be a name.
@@ -212,5 +259,19 @@ mod tests {
         assert!(GroupName::parse("CID_RMQ_SYS_TRANS").is_err());
         assert!(GroupName::parse_any("CID_RMQ_SYS_TRANS").unwrap().is_system());
         assert!(!GroupName::parse("billing").unwrap().is_system());
+    }
+
+    #[test]
+    fn a_member_is_read_back_and_no_client_can_name_one() {
+        let (group, client) = (GroupName::parse("billing").unwrap(), ClientId::parse("host@12@0@3w5e!").unwrap());
+        let member = GroupName::member(&group, &client);
+        assert_eq!(member.as_str(), "billing@host@12@0@3w5e!");
+        assert_eq!(GroupName::parse_any(member.as_str()), Ok(member.clone()));
+        assert!(matches!(GroupName::parse(member.as_str()), Err(NameError::Character { bad: '@', .. })));
+        assert_eq!((member.whole(), member.client()), (group.clone(), Some(client.clone())));
+        assert!(member.is_member_of(&group) && !member.is_member_of(&GroupName::parse("bill").unwrap()));
+        assert_eq!(GroupName::member(&member, &client), member, "a member has no members");
+        assert_eq!((group.whole(), group.client(), group.is_member()), (group.clone(), None, false));
+        assert!(GroupName::parse_any("billing@ ").is_err() && GroupName::parse_any("@client").is_err());
     }
 }

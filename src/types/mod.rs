@@ -10,7 +10,7 @@ pub mod offset;
 pub mod properties;
 pub mod time;
 
-pub use id::{BrokerName, ClientId, GroupName, NameError, QueueId, TopicName};
+pub use id::{BrokerName, ClientId, GroupName, MEMBER_MARK, NameError, QueueId, TopicName};
 pub use lite::{LiteId, LiteNameError, check_lite_name};
 pub use message::{MessageType, NewMessage, StoredMessage, SysFlag, TIMER_TOPIC, java_hash, queue_code, tags_code};
 pub use offset::{PhysicalOffset, QueueOffset};

@@ -56,6 +56,9 @@ fn compare_measures_all_three_and_removes_its_stores() {
         }
         assert!(sample["idle_rss_anon_kib"].as_u64() > Some(0) && sample["first_ack_ms"].as_f64() > Some(0.0));
     }
+    for figure in ["kernel_mib_per_second", "device_mib_per_second"] {
+        assert!(told["disk"][figure].as_f64() > Some(0.0), "{figure} of {}", told["disk"]);
+    }
     assert_eq!(fs::read_dir(dir.path()).expect("the directory").count(), 0);
 }
 

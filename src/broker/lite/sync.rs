@@ -57,6 +57,9 @@ impl Broker {
         let (topic, group) = self.may_take(&sync.topic, &sync.group).await?;
         let parent = self.inner.lite.parent(&self.inner.store, &topic);
         let parent = parent.ok_or_else(|| TakeError::NotLite(topic.name.clone()))?;
+        if group.broadcast {
+            return Err(TakeError::LiteBroadcast { topic: topic.name.clone(), group: group.name.clone() }.into());
+        }
         self.lite_catch_up(&parent).await?;
         let mut seen = HashSet::new();
         let ids: Vec<LiteId> = sync.names.iter().map(|name| LiteId::of(name)).filter(|id| seen.insert(*id)).collect();

@@ -172,7 +172,7 @@ fn forgetting_sends_the_polls_to_look_again() {
     let (topic, group) = names();
     let polls = LongPoll::new(10, 10);
     let parked = Parked::in_line(&polls.line(&topic, &group), Filter::All);
-    polls.forget_group(&group);
+    polls.forget_groups(|of| *of == group);
     assert!(parked.is_woken() && !parked.seat.is_in(&polls.line(&topic, &group)));
     let parked = Parked::in_line(&polls.line(&topic, &group), Filter::All);
     polls.forget_topic(&topic);

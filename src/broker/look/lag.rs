@@ -41,7 +41,8 @@ pub struct QueueSpan {
 
 impl Broker {
     /// The lag of a group on every queue that it has begun, by topic and queue; of these topics, or of all that it consumes.
-    /// Its own dead-letter topic is none of those unless it is named. Waits for the disk.
+    /// Its own dead-letter topic is none of those unless it is named. That of a broadcasting group is that of one client on each
+    /// topic, of those that are there the one with the most before it. Waits for the disk.
     pub fn lag(&self, group: &GroupName, topics: &[TopicName]) -> Result<Vec<QueueLag>, LookError> {
         self.consumer_group(group)?;
         topics.iter().try_for_each(|topic| self.existing(topic).map(drop))?;
@@ -93,7 +94,8 @@ impl Broker {
         let mut all = Vec::new();
         for name in topics {
             let topic = self.existing(&name)?;
-            let books = self.inner.pop.books(&name, group);
+            let consumer = self.furthest_behind(Some(&name), group).pop();
+            let books = consumer.map(|consumer| consumer.books().to_vec()).unwrap_or_default();
             for id in (0..topic.read_queues).map(QueueId) {
                 let queue = self.inner.store.queue(&name, id);
                 let (min, max) = (queue.min(), queue.max());

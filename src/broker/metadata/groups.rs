@@ -7,7 +7,10 @@ use std::{
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::{store::Store, types::GroupName};
+use crate::{
+    store::Store,
+    types::{GroupName, MEMBER_MARK},
+};
 
 use super::{
     super::{AdminError, Broker, OpenError},
@@ -119,14 +122,17 @@ fn check(group: &Group) -> Result<(), AdminError> {
 
 fn describe(group: &Group) -> String {
     let order = if group.fifo { "FIFO" } else { "not FIFO" };
+    let model = if group.broadcast { "broadcasting" } else { "not broadcasting" };
     let consumption = if group.consume_enabled { "enabled" } else { "disabled" };
     let (times, policy) = (group.retry_max_times, &group.retry_policy);
-    format!("{order}, retryMaxTimes {times}, {policy}, consumption {consumption}")
+    format!("{order}, {model}, retryMaxTimes {times}, {policy}, consumption {consumption}")
 }
 
 impl Broker {
+    /// The group of this name; of a member, the group that it is of.
     pub fn group(&self, name: &str) -> Option<Arc<Group>> {
-        self.inner.metadata.groups.entry(name).map(|entry| entry.group.clone())
+        let whole = name.split_once(MEMBER_MARK).map_or(name, |(whole, _)| whole);
+        self.inner.metadata.groups.entry(whole).map(|entry| entry.group.clone())
     }
 
     /// Every group, sorted by name.
@@ -150,6 +156,7 @@ impl Broker {
         let group = Group {
             name: name.clone(),
             fifo: false,
+            broadcast: false,
             retry_max_times: self.inner.config.retry_max_times.min(RETRY_MAX_TIMES_MAX),
             retry_policy: RetryPolicy::apache(),
             consume_enabled: true,
@@ -192,6 +199,7 @@ impl Broker {
         let group = Group {
             name: name.clone(),
             fifo: change.fifo.unwrap_or(has.fifo),
+            broadcast: change.broadcast.unwrap_or(has.broadcast),
             retry_max_times: change.retry_max_times.unwrap_or(has.retry_max_times),
             retry_policy: change.retry_policy.unwrap_or_else(|| has.retry_policy.clone()),
             consume_enabled: change.consume_enabled.unwrap_or(has.consume_enabled),
@@ -203,6 +211,9 @@ impl Broker {
         let changed = Entry::new(group, entry.kept.clone());
         let group = changed.group.clone();
         groups.commit(&mut file, Change::Put(changed), self.saver())?;
+        if group.broadcast != has.broadcast {
+            self.model_changed(&group);
+        }
         tracing::info!(group = %name, settings = describe(&group), "group changed");
         Ok(group)
     }
@@ -218,6 +229,15 @@ impl Broker {
         self.group_gone(name);
         tracing::info!(group = %name, "group deleted");
         Ok(())
+    }
+
+    /// What follows a change of the model that is safe: the progress of the clients goes with broadcasting, the group's own
+    /// rests while it lasts. A crash before this is over is made good when the broker opens.
+    fn model_changed(&self, group: &Group) {
+        if !group.broadcast {
+            self.keep_forgotten(self.inner.pop.forget_members(&group.name));
+        }
+        self.inner.pop.polls().wake_group(&group.name);
     }
 
     /// What follows a deletion that is safe. A crash before this is over is made good when the broker opens.

@@ -15,32 +15,35 @@ pub(super) const KIND: Kind = Kind { file: "subscriptionGroup.json", table: "sub
 const RETRY_MAX_TIMES_DEFAULT: u32 = 16;
 
 const RETRY_POLICY: &str = "groupRetryPolicy";
+const ATTRIBUTES: &str = "attributes";
+/// Of ours, among the attributes, which are texts: Apache's broker keeps those that it does not know.
+const BROADCAST: &str = "ferromq.broadcast";
 
 /// What an entry has and [`Group`] has not; written back as it was.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Kept {
     policy: Map<String, Value>,
+    attributes: Map<String, Value>,
     members: Map<String, Value>,
 }
 
 /// Reads an entry; the error says what is wrong with it.
 pub(super) fn decode(name: &GroupName, entry: Value) -> Result<(Group, Kept), String> {
     let Value::Object(mut entry) = entry else { return Err("it is not an object".into()) };
-    let policy = match entry.remove(RETRY_POLICY) {
-        None | Some(Value::Null) => Map::new(),
-        Some(Value::Object(policy)) => policy,
-        Some(_) => return Err(format!("{RETRY_POLICY} is not an object")),
-    };
+    let policy = object(&mut entry, RETRY_POLICY)?;
+    let mut attributes = object(&mut entry, ATTRIBUTES)?;
     let group = Group {
         name: name.clone(),
         fifo: flag(&mut entry, "consumeMessageOrderly", false)?,
+        broadcast: broadcast(&mut attributes)?,
         retry_max_times: retry_max_times(&mut entry)?,
         retry_policy: RetryPolicy::read(&policy).map_err(|why| format!("{RETRY_POLICY}: {why}"))?,
         consume_enabled: flag(&mut entry, "consumeEnable", true)?,
     };
     let mut ours = Map::new();
     group.retry_policy.write(&mut ours);
-    let kept = Kept { policy: left_over(policy, &ours), members: left_over(entry, &members_of(&group)) };
+    let members = left_over(entry, &members_of(&group));
+    let kept = Kept { policy: left_over(policy, &ours), attributes, members };
     Ok((group, kept))
 }
 
@@ -50,11 +53,33 @@ pub(super) fn encode(group: &Group, kept: &Kept) -> Value {
     group.retry_policy.write(&mut policy);
     let mut entry = members_of(group);
     entry.extend(kept.members.clone());
+    let mut attributes = kept.attributes.clone();
+    if group.broadcast {
+        attributes.insert(BROADCAST.into(), "true".into());
+    }
+    entry.insert(ATTRIBUTES.into(), attributes.into());
     entry.insert("consumeEnable".into(), group.consume_enabled.into());
     entry.insert("consumeMessageOrderly".into(), group.fifo.into());
     entry.insert(RETRY_POLICY.into(), policy.into());
     entry.insert("retryMaxTimes".into(), group.retry_max_times.into());
     entry.into()
+}
+
+fn object(entry: &mut Map<String, Value>, name: &str) -> Result<Map<String, Value>, String> {
+    match entry.remove(name) {
+        None | Some(Value::Null) => Ok(Map::new()),
+        Some(Value::Object(object)) => Ok(object),
+        Some(_) => Err(format!("{name} is not an object")),
+    }
+}
+
+fn broadcast(attributes: &mut Map<String, Value>) -> Result<bool, String> {
+    match attributes.remove(BROADCAST) {
+        None => Ok(false),
+        Some(Value::String(text)) if text == "true" => Ok(true),
+        Some(Value::String(text)) if text == "false" => Ok(false),
+        Some(value) => Err(format!("the attribute {BROADCAST} is {value}, not \"true\" or \"false\"")),
+    }
 }
 
 fn flag(entry: &mut Map<String, Value>, name: &str, default: bool) -> Result<bool, String> {
@@ -79,7 +104,6 @@ fn retry_max_times(entry: &mut Map<String, Value>) -> Result<u32, String> {
 /// The members that a group of ours has always the same: Apache's defaults.
 fn members_of(group: &Group) -> Map<String, Value> {
     Map::from_iter([
-        ("attributes".to_owned(), Value::Object(Map::new())),
         ("brokerId".to_owned(), 0.into()),
         ("consumeBroadcastEnable".to_owned(), true.into()),
         ("consumeFromMinEnable".to_owned(), true.into()),
@@ -138,11 +162,25 @@ mod tests {
     }
 
     #[test]
+    fn broadcasting_is_an_attribute_beside_those_of_others() {
+        let mut entry = by_apache();
+        entry["attributes"] = json!({"odd": "kept"});
+        let (group, kept) = decode(&name(), entry.clone()).unwrap();
+        assert!(!group.broadcast, "consumeBroadcastEnable means that clients may");
+        assert_eq!(encode(&group, &kept), entry);
+        entry["attributes"][BROADCAST] = "true".into();
+        let changed = Group { broadcast: true, ..group };
+        assert_eq!(encode(&changed, &kept), entry);
+        assert_eq!(decode(&name(), entry).unwrap(), (changed, kept));
+    }
+
+    #[test]
     fn a_plain_group_keeps_nothing_beside_its_settings_and_has_apaches_defaults() {
         let (group, _) = decode(&name(), json!({})).unwrap();
         let expected = Group {
             name: name(),
             fifo: false,
+            broadcast: false,
             retry_max_times: 16,
             retry_policy: RetryPolicy::apache(),
             consume_enabled: true,
@@ -159,6 +197,8 @@ mod tests {
             json!({"consumeEnable": "yes"}),
             json!({"retryMaxTimes": "many"}),
             json!({"groupRetryPolicy": []}),
+            json!({"attributes": "none"}),
+            json!({"attributes": {"ferromq.broadcast": "yes"}}),
             json!({"groupRetryPolicy": {"type": "RANDOM"}}),
         ] {
             assert!(decode(&name(), bad.clone()).is_err(), "{bad}");

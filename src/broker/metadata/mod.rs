@@ -32,7 +32,7 @@ mod retry;
 mod topics;
 mod topics_file;
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use crate::{
     store::Store,
@@ -79,6 +79,9 @@ pub struct Group {
     pub name: GroupName,
     /// `consumeMessageOrderly`.
     pub fifo: bool,
+    /// Each client gets every message. The attribute `ferromq.broadcast`: Apache's `consumeBroadcastEnable` says that its
+    /// clients may ask for that, and is true of every group.
+    pub broadcast: bool,
     /// `retryMaxTimes`; deliveries are at most one more. 0 to 999.
     pub retry_max_times: u32,
     pub retry_policy: RetryPolicy,
@@ -107,6 +110,7 @@ pub struct TopicChange {
 #[derive(Clone, Debug, Default)]
 pub struct GroupChange {
     pub fifo: Option<bool>,
+    pub broadcast: Option<bool>,
     pub retry_max_times: Option<u32>,
     pub retry_policy: Option<RetryPolicy>,
     pub consume_enabled: Option<bool>,
@@ -141,12 +145,22 @@ struct Saver<'a> {
 impl Broker {
     /// Forgets what was consumed of topics, and by groups, that a crash left out of the tables and not out of the books.
     pub(super) fn forget_strays(&self) {
+        let (mut topics, mut groups) = (HashSet::new(), HashSet::new());
         for (topic, group) in self.inner.pop.owners() {
-            if self.topic(topic.as_str()).is_none() {
+            if self.topic(topic.as_str()).is_none() && topics.insert(topic.clone()) {
                 self.keep_forgotten(self.inner.pop.forget_topic(&topic));
             }
-            if !group.is_system() && self.group(group.as_str()).is_none() {
-                self.keep_forgotten(self.inner.pop.forget_group(&group));
+            if group.is_system() {
+                continue;
+            }
+            match self.group(group.as_str()) {
+                None if groups.insert(group.whole()) => {
+                    self.keep_forgotten(self.inner.pop.forget_group(&group.whole()));
+                }
+                Some(found) if group.is_member() && !found.broadcast && groups.insert(group.whole()) => {
+                    self.keep_forgotten(self.inner.pop.forget_members(&found.name));
+                }
+                _ => {}
             }
         }
     }
@@ -166,20 +180,25 @@ impl Broker {
         Saver { store: &self.inner.store, clock: &self.inner.clock }
     }
 
-    /// Runs a change, which waits for the disk, away from the runtime's threads. Dropping the future may or may not undo it.
+    /// Runs a change, which waits for the disk, away from the runtime's threads, and waits for it for `syncFlushTimeout` at most.
+    /// Dropping the future may or may not undo it.
     pub(super) async fn change_metadata<T: Send + 'static>(
         &self,
         change: impl FnOnce(&Self) -> Result<T, AdminError> + Send + 'static,
     ) -> Result<T, AdminError> {
-        // The turn lasts as long as the work, which goes on when this future is dropped.
-        let turn = Arc::clone(&self.inner.metadata.turn).acquire_owned().await;
+        let within = self.inner.config.sync_flush_timeout;
         let broker = self.clone();
-        let task = tokio::task::spawn_blocking(move || {
-            let changed = change(&broker);
-            drop(turn);
-            changed
-        });
-        task.await.unwrap_or_else(|e| Err(AdminError::Metadata(format!("the change did not end: {e}"))))
+        let changed = async {
+            // The turn lasts as long as the work, which goes on when this future is dropped.
+            let turn = Arc::clone(&self.inner.metadata.turn).acquire_owned().await;
+            let task = tokio::task::spawn_blocking(move || {
+                let changed = change(&broker);
+                drop(turn);
+                changed
+            });
+            task.await.unwrap_or_else(|e| Err(AdminError::Metadata(format!("the change did not end: {e}"))))
+        };
+        tokio::time::timeout(within, changed).await.unwrap_or(Err(AdminError::Late { within }))
     }
 }
 

@@ -27,6 +27,7 @@ fn group(name: &str) -> Group {
     Group {
         name: GroupName::parse(name).unwrap(),
         fifo: false,
+        broadcast: false,
         retry_max_times: 16,
         retry_policy: RetryPolicy::apache(),
         consume_enabled: true,
@@ -60,6 +61,7 @@ fn what_was_made_and_changed_is_there_after_a_crash() {
     broker.create_group(group("h")).unwrap();
     let policy = RetryPolicy::Customized(vec![std::time::Duration::from_secs(3)]);
     let change = GroupChange {
+        broadcast: None,
         fifo: Some(true),
         retry_max_times: Some(2),
         retry_policy: Some(policy),
@@ -595,5 +597,21 @@ async fn a_change_whose_caller_is_gone_keeps_its_turn_until_it_is_done() {
     assert!(early.is_err(), "two changes ran at once");
     let_go.send(()).unwrap();
     assert!(next.await.unwrap(), "the change went on without its caller");
+    broker.store().close();
+}
+
+#[tokio::test]
+async fn a_change_that_the_disk_does_not_take_is_answered_in_time() {
+    let mut machine = Machine::new();
+    machine.config.sync_flush_timeout = std::time::Duration::from_millis(50);
+    let broker = machine.start();
+    let (let_go, held) = std::sync::mpsc::channel::<()>();
+    let hung = broker.change_metadata(move |_| Ok(held.recv().is_ok())).await;
+    assert!(matches!(hung, Err(AdminError::Late { .. })), "{hung:?}");
+    let behind = broker.change_metadata(|_| Ok(())).await;
+    assert!(matches!(behind, Err(AdminError::Late { .. })), "it waits for its turn: {behind:?}");
+    let_go.send(()).unwrap();
+    let goes_on = async { while broker.change_metadata(|_| Ok(())).await.is_err() {} };
+    tokio::time::timeout(std::time::Duration::from_secs(20), goes_on).await.expect("the disk answers again");
     broker.store().close();
 }

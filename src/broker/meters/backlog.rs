@@ -1,6 +1,10 @@
 //! How far groups are behind, exactly: from the books, when somebody asks.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
     store::{Queue, ReadError},
@@ -52,19 +56,36 @@ impl Backlog {
 }
 
 impl Broker {
+    /// Those whose backlogs are told: of a broadcasting group on a topic one client, see `furthest_behind`.
+    fn told(&self) -> Vec<Arc<Subscription>> {
+        let mut told = Vec::new();
+        let mut furthest = BTreeMap::new();
+        for subscription in self.inner.pop.subscriptions() {
+            let owner = &subscription.owner;
+            if owner.group.is_member() {
+                let key = (owner.topic.clone(), owner.group.whole());
+                self.further(furthest.entry(key), subscription);
+                continue;
+            }
+            let rests = || self.group(owner.group.as_str()).is_some_and(|group| group.broadcast);
+            if !owner.group.is_system() && owner.topic != TopicName::dead_letter(&owner.group) && !rests() {
+                told.push(subscription);
+            }
+        }
+        told.extend(furthest.into_values().map(|(_, member)| member));
+        told
+    }
+
     /// The backlog of every group on every topic that it consumes; its own dead letters are none, whether or not an operator
     /// sent some of them again. Opens one book at a time, for a few instructions. Ages
     /// are read from the log, which may wait for the disk; those that are not read by `ages_until` are left out.
     pub fn backlogs(&self, ages_until: Deadline) -> Backlogs {
         let mut found = Backlogs::default();
         let mut together: HashMap<Option<(TopicName, GroupName)>, Backlog> = HashMap::new();
-        for subscription in self.inner.pop.subscriptions() {
+        for subscription in self.told() {
             let owner = &subscription.owner;
-            if owner.group.is_system() || owner.topic == TopicName::dead_letter(&owner.group) {
-                continue;
-            }
             let is_other = self.inner.meters.groups.is_other(self.inner.meters.group(owner));
-            let of = (!is_other).then(|| (owner.topic.clone(), owner.group.clone()));
+            let of = (!is_other).then(|| (owner.topic.clone(), owner.group.whole()));
             let backlog = self.backlog_of(&subscription, ages_until);
             found.ages_missing += u64::from(backlog.lag_age.is_none());
             let none = Backlog { of: of.clone(), ..Backlog::none() };
@@ -75,10 +96,15 @@ impl Broker {
         found
     }
 
-    /// A group's backlog on a topic; `None` when it has never consumed it.
+    /// A group's backlog on a topic; `None` when it has never consumed it. A broadcasting group without clients has none
+    /// before it: those that come begin at the end.
     pub fn backlog(&self, topic: &TopicName, group: &GroupName, ages_until: Deadline) -> Option<Backlog> {
-        let subscription = self.inner.pop.subscription_of(topic, group)?;
-        Some(Backlog { of: Some((topic.clone(), group.clone())), ..self.backlog_of(&subscription, ages_until) })
+        let of = Some((topic.clone(), group.clone()));
+        let Some(subscription) = self.furthest_behind(Some(topic), group).pop() else {
+            let broadcasts = self.group(group.as_str()).is_some_and(|group| group.broadcast);
+            return broadcasts.then(|| Backlog { of, ..Backlog::none() });
+        };
+        Some(Backlog { of, ..self.backlog_of(&subscription, ages_until) })
     }
 
     fn backlog_of(&self, subscription: &Arc<Subscription>, ages_until: Deadline) -> Backlog {

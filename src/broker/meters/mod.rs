@@ -113,7 +113,7 @@ impl Meters {
     }
 
     fn group<'a>(&self, owner: &'a Owner) -> &'a Arc<GroupMeter> {
-        owner.meter.get_or_init(|| self.group_of(&owner.topic, &owner.group))
+        owner.meter.get_or_init(|| self.group_of(&owner.topic, &owner.group.whole()))
     }
 
     fn group_of(&self, topic: &TopicName, group: &GroupName) -> Arc<GroupMeter> {

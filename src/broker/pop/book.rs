@@ -20,7 +20,7 @@ use std::{
     ops::Range,
 };
 
-use crate::types::{Deadline, QueueOffset};
+use crate::types::{Deadline, PhysicalOffset, QueueOffset};
 
 use self::lanes::Lanes;
 use super::{
@@ -149,6 +149,8 @@ pub struct Book {
     lanes: Option<Box<Lanes>>,
     /// How often order began or ended.
     order: u32,
+    /// What this run has done is safe once the log is committed up to there.
+    safe_at: PhysicalOffset,
 }
 
 impl Book {
@@ -168,6 +170,7 @@ impl Book {
             lines: None,
             lanes: None,
             order: 0,
+            safe_at: PhysicalOffset::ZERO,
         }
     }
 

@@ -1,8 +1,12 @@
 //! The way out of a message that had its attempts, or that its consumer gave up: a copy in the group's dead-letter topic.
 //!
+//! A client of a broadcasting group has no dead letters: there it is the end.
+//!
 //! The copy and the record that the original is done are one append, so a crash leaves both or neither.
 
 use std::sync::Arc;
+
+use parking_lot::MutexGuard;
 
 use crate::{
     store::{AppendError, Entry, Purpose, ReadError},
@@ -12,7 +16,7 @@ use crate::{
     },
 };
 
-use super::{AdminError, Book, Broker, QueueBook, Receipt, SettleError, What, in_order::Release};
+use super::{AdminError, Book, Broker, Pages, QueueBook, Receipt, SettleError, What, in_order::Release};
 use crate::broker::long_poll::Cause;
 
 impl Broker {
@@ -60,6 +64,9 @@ impl Broker {
         if self.is_over(&pages, offset, lane) {
             return Ok(inner.store.end());
         }
+        if book.owner.group.is_member() {
+            return self.drop_for_member(book, pages, offset);
+        }
         drop(pages);
         let owner = &book.owner;
         let entry = entry_at(book, offset)?.ok_or(SettleError::Invalid)?;
@@ -91,6 +98,29 @@ impl Broker {
         inner.pop.schedule.count(&mut pages);
         drop(pages);
         owner.line.wake(Cause::Any);
+        Ok(end)
+    }
+
+    /// A client of a broadcasting group has had a message for the last time: it is done, and no dead letter. There would be
+    /// one for each client, and Apache's broadcasting consumers drop what they fail at, too.
+    fn drop_for_member(
+        &self,
+        book: &QueueBook,
+        mut pages: MutexGuard<'_, Pages>,
+        offset: QueueOffset,
+    ) -> Result<PhysicalOffset, SettleError> {
+        let (pop, owner) = (&self.inner.pop, &book.owner);
+        let done = offset..offset.plus(1);
+        let end = pop.log.append(owner, What::Done(vec![(book.queue_id, vec![done.clone()])]))?;
+        pop.touch();
+        pages.book.done_at(done, end);
+        pop.schedule.count(&mut pages);
+        drop(pages);
+        owner.line.wake(Cause::Any);
+        let (topic, queue) = (&owner.topic, book.queue_id);
+        if let Some((group, client)) = owner.group.as_member() {
+            tracing::warn!(%topic, group, client, %queue, %offset, "a client of a broadcasting group had its attempts at a message");
+        }
         Ok(end)
     }
 

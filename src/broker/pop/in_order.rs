@@ -181,7 +181,7 @@ impl Broker {
             return Ok(None);
         }
         let pages = &mut opened.book;
-        pages.keep_order(true, || self.inner.store.end());
+        pages.keep_order(true);
         pages.release(self.inner.store.watermarks().dispatched);
         let Some((from, room)) = pages.unseen().filter(|(from, _)| *from < book.queue.max()) else { return Ok(None) };
         let mut bytes = 0;

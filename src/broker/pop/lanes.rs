@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     broker::{
-        SettleError, TakeError,
+        Group, SettleError, TakeError,
         lite::{LiteSet, NEAR, Parent, QUEUE},
     },
     store::{Entry, Queue, ReadError},
@@ -94,7 +94,7 @@ impl Broker {
                 pages.book.use_lanes();
                 pages.book.release(self.inner.store.watermarks().dispatched);
             }
-            None => pages.book.keep_order(fifo, || self.inner.store.end()),
+            None => pages.book.keep_order(fifo),
         }
     }
 
@@ -209,10 +209,18 @@ impl Broker {
         fed.iter().for_each(|set| set.wake());
     }
 
-    /// Polls of a LITE topic say whose set they are for, and no others do.
-    pub(super) fn lite_or_not(&self, topic: &Topic, filter: &super::Filter) -> Result<(), TakeError> {
+    /// Polls of a LITE topic say whose set they are for, and no others do. A set is of a group, not of one of its clients.
+    pub(in crate::broker) fn lite_or_not(
+        &self,
+        topic: &Topic,
+        group: &Group,
+        filter: &super::Filter,
+    ) -> Result<(), TakeError> {
         let is_lite = topic.message_type == Some(MessageType::Lite);
         match filter {
+            _ if is_lite && group.broadcast => {
+                Err(TakeError::LiteBroadcast { topic: topic.name.clone(), group: group.name.clone() })
+            }
             super::Filter::Lite(_) if is_lite => Ok(()),
             super::Filter::Lite(_) => Err(TakeError::NotLite(topic.name.clone())),
             _ if is_lite => Err(TakeError::LiteOnly(topic.name.clone())),

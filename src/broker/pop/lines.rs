@@ -90,7 +90,7 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// `in_flight` without regard to order; the log ends at `end`.
+    /// `in_flight` without regard to order; what is done is safe once the log is committed up to `end`.
     pub fn starting_at(commit: QueueOffset, in_flight: impl Iterator<Item = QueueOffset>, end: PhysicalOffset) -> Self {
         Self { seen: commit, before: in_flight.collect(), barrier: Some(end), ..Self::default() }
     }

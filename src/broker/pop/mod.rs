@@ -9,6 +9,7 @@
 //! - [`revive`]: leases that run out; [`bury`]: what had its attempts moves to the dead-letter topic.
 //! - [`lines`], [`in_order`]: the order of message groups, for FIFO groups; [`attempts`]: polls that are repeated.
 //! - [`lanes`]: LITE topics, where each lite topic is consumed in its own order by who wants it.
+//! - [`members`]: the clients of broadcasting groups, each with books of its own.
 //! - [`operate`]: what an operator does to a message that locks its line.
 //! - [`own`]: what the broker itself consumes of its own topics.
 //! - [`apache`]: what a store of Apache's says of its broker's own work.
@@ -34,6 +35,7 @@ mod lanes;
 mod leases;
 mod lines;
 mod log;
+mod members;
 mod operate;
 mod own;
 mod ranges;
@@ -78,8 +80,9 @@ use self::{
     book::Book,
     bury::Burials,
     log::{Run, SettleLog},
+    members::Members,
     schedule::Schedule,
-    subscription::{Pages, Subscriptions},
+    subscription::{Pages, Subscriptions, Which},
 };
 
 use super::{
@@ -92,11 +95,14 @@ use super::{
 };
 use crate::{
     store::{Queue, Store},
-    types::{Clock, Deadline, GroupName, MessageType, QueueId, QueueOffset, StoredMessage, TopicName},
+    types::{ClientId, Clock, Deadline, GroupName, MessageType, QueueId, QueueOffset, StoredMessage, TopicName},
 };
 
 /// Reads that may have to wait for the device, at once. More would only queue at the device, on threads of their own.
 pub const COLD_READS_MAX: usize = 16;
+
+/// Queues of clients of one broadcasting group whose progress is told at once.
+const CLIENT_QUEUES_MAX: usize = 10_000;
 
 /// A poll.
 #[derive(Clone, Debug)]
@@ -133,6 +139,8 @@ pub struct Progress {
     pub waiting_retry: u64,
     /// Of a FIFO group.
     pub locked: Option<Locked>,
+    /// Of a broadcasting group: the client that it is the progress of, and whether that is there.
+    pub client: Option<(ClientId, bool)>,
 }
 
 /// All that the broker knows about consumption.
@@ -167,7 +175,7 @@ impl Pop {
         let run = Run::begin(restored.next_run(clock.wall()), clock.as_ref());
         let pop = Self {
             polls,
-            subscriptions: Subscriptions::new(config.books_max),
+            subscriptions: Subscriptions::new(config.books_max, Members::new(config)),
             schedule: Schedule::default(),
             burials: Burials::default(),
             log,
@@ -217,41 +225,34 @@ impl Pop {
     /// that no poll begins anew meanwhile.
     pub(super) fn forget_topic(&self, topic: &TopicName) -> Result<(), AdminError> {
         // Before anybody can make a subscription anew: it would get a line that no arrival finds.
-        self.subscriptions.forget(
-            Some(topic),
-            None,
-            |pages| self.shut(pages),
-            || {
-                self.polls.forget_topic(topic);
-                self.record(&Entry::ForgetTopic(topic.clone()))
-            },
-        )
+        self.forget(Which::OfTopic(topic), Entry::ForgetTopic(topic.clone()))
     }
 
-    /// Forgets a group's progress on every topic, as [`Pop::forget_topic`].
+    /// Forgets the progress of a group and of its members on every topic, as [`Pop::forget_topic`].
     pub(super) fn forget_group(&self, group: &GroupName) -> Result<(), AdminError> {
-        self.subscriptions.forget(
-            None,
-            Some(group),
-            |pages| self.shut(pages),
-            || {
-                self.polls.forget_group(group);
-                self.record(&Entry::ForgetGroup(group.clone()))
-            },
-        )
+        self.forget(Which::OfGroup(group), Entry::ForgetGroup(group.clone()))
+    }
+
+    /// Forgets the progress of the clients of a group that is not broadcasting any more, as [`Pop::forget_topic`].
+    pub(super) fn forget_members(&self, group: &GroupName) -> Result<(), AdminError> {
+        self.forget(Which::MembersOf(group), Entry::ForgetMembers(group.clone()))
     }
 
     /// Forgets a group's progress on one topic, as [`Pop::forget_topic`].
     fn forget_subscription(&self, topic: &TopicName, group: &GroupName) -> Result<(), AdminError> {
-        self.subscriptions.forget(
-            Some(topic),
-            Some(group),
-            |pages| self.shut(pages),
-            || {
-                self.polls.forget_line(topic, group);
-                self.record(&Entry::ForgetSubscription(topic.clone(), group.clone()))
-            },
-        )
+        self.forget(Which::One(topic, group), Entry::ForgetSubscription(topic.clone(), group.clone()))
+    }
+
+    fn forget(&self, which: Which<'_>, entry: Entry) -> Result<(), AdminError> {
+        let shut = |pages: &mut Pages| self.shut(pages);
+        self.subscriptions.forget(which, shut, || {
+            match which {
+                Which::OfTopic(topic) => self.polls.forget_topic(topic),
+                Which::One(topic, group) => self.polls.forget_line(topic, group),
+                Which::OfGroup(_) | Which::MembersOf(_) => self.polls.forget_groups(|group| which.has(group)),
+            }
+            self.record(&entry)
+        })
     }
 
     fn shut(&self, pages: &mut Pages) {
@@ -262,10 +263,6 @@ impl Pop {
     /// Every group on every topic that it consumes.
     pub(super) fn subscriptions(&self) -> Vec<Arc<Subscription>> {
         self.subscriptions.list(None)
-    }
-
-    pub(super) fn subscription_of(&self, topic: &TopicName, group: &GroupName) -> Option<Arc<Subscription>> {
-        self.subscriptions.get(topic, group)
     }
 
     /// The queue of all settle records.
@@ -280,6 +277,12 @@ impl Pop {
     /// The books of a group on a topic, by queue; none when it has not begun.
     pub(super) fn books(&self, topic: &TopicName, group: &GroupName) -> Vec<Arc<QueueBook>> {
         self.subscriptions.get(topic, group).map(|subscription| subscription.books().to_vec()).unwrap_or_default()
+    }
+
+    /// The clients of a broadcasting group on a topic, at most so many.
+    pub(super) fn members_of(&self, topic: &TopicName, group: &GroupName, max: usize) -> Vec<GroupName> {
+        let members = self.subscriptions.members_of(Some(topic), group);
+        members.into_iter().take(max).map(|member| member.owner.group.clone()).collect()
     }
 
     /// Every topic and group that there are books of, together.
@@ -300,6 +303,19 @@ impl Pop {
 impl Broker {
     /// The subscription of a group on a topic, made if need be.
     fn subscription(&self, topic: &Topic, group: &GroupName) -> Result<Arc<Subscription>, TooManyBooks> {
+        let made = match self.made_subscription(topic, group) {
+            Err(full @ TooManyBooks::Clients { .. }) if self.forget_gone_members(&full, &topic.name, group) => {
+                self.made_subscription(topic, group)
+            }
+            made => made,
+        }?;
+        if group.is_member() {
+            made.used.now(self.inner.clock.now());
+        }
+        Ok(made)
+    }
+
+    fn made_subscription(&self, topic: &Topic, group: &GroupName) -> Result<Arc<Subscription>, TooManyBooks> {
         let pop = &self.inner.pop;
         let names = (&topic.name, group);
         let parent = || self.inner.lite.parent(&self.inner.store, topic);
@@ -346,7 +362,7 @@ impl Broker {
         }
         let group = match self.group(group.as_str()) {
             Some(group) => group,
-            None => self.made_group(group).await?,
+            None => self.made_group(&group.whole()).await?,
         };
         if !group.consume_enabled {
             return Err(TakeError::GroupDisabled(group.name.clone()));
@@ -368,37 +384,45 @@ impl Broker {
         self.group(group.as_str()).is_some_and(|group| group.fifo)
     }
 
-    /// Forgets a group's progress on a topic, durably: it begins anew there when it comes again. `Ok(false)` when it had
-    /// none. Waits for the disk.
+    /// Forgets a group's progress on a topic, and that of its members, durably: they begin anew there when they come again.
+    /// `Ok(false)` when there was none. Waits for the disk.
     pub fn forget_subscription(&self, topic: &TopicName, group: &GroupName) -> Result<bool, AdminError> {
         let (pop, store) = (&self.inner.pop, &self.inner.store);
-        if pop.subscriptions.get(topic, group).is_none() {
+        let members = pop.subscriptions.members_of(Some(topic), group);
+        let all: Vec<_> = pop.subscriptions.get(topic, group).into_iter().chain(members).collect();
+        if all.is_empty() {
             return Ok(false);
         }
-        pop.forget_subscription(topic, group)?;
+        for subscription in all {
+            pop.forget_subscription(topic, &subscription.owner.group)?;
+        }
         self.inner.lite.begins_anew(topic, group);
         let failed = |error: crate::store::Poisoned| AdminError::Metadata(error.to_string());
         store.committed_blocking(store.end()).map_err(failed)?;
         Ok(true)
     }
 
-    /// Every book of a group, with its topic.
+    /// Every book of a group, with its topic; of a broadcasting group those of [`Broker::furthest_behind`].
     pub(in crate::broker) fn books_of(&self, group: &GroupName) -> Vec<(TopicName, Arc<QueueBook>)> {
         let of =
             |s: &Arc<Subscription>| s.books().iter().map(|b| (s.owner.topic.clone(), b.clone())).collect::<Vec<_>>();
-        self.inner.pop.subscriptions.list(Some(group)).iter().flat_map(of).collect()
+        self.furthest_behind(None, group).iter().flat_map(of).collect()
     }
 
     /// Which groups consume which topics: those of a topic, of a group, or both, or all. Opens no book.
     pub fn subscribed(&self, topic: Option<&TopicName>, group: Option<&GroupName>) -> Vec<(TopicName, GroupName)> {
         let table = &self.inner.pop.subscriptions;
-        let found = match (topic, group) {
+        let mut found = match (topic, group) {
             (Some(topic), Some(group)) => table.get(topic, group).into_iter().collect(),
             (Some(topic), None) => table.of_topic(topic),
             (None, group) => table.list(group),
         };
+        found.extend(group.map(|group| table.members_of(topic, group)).unwrap_or_default());
         let owners = found.iter().map(|subscription| &subscription.owner).filter(|owner| !owner.group.is_system());
-        owners.map(|owner| (owner.topic.clone(), owner.group.clone())).collect()
+        let mut names: Vec<_> = owners.map(|owner| (owner.topic.clone(), owner.group.whole())).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 
     /// Polls that are parked right now.
@@ -406,11 +430,23 @@ impl Broker {
         self.inner.pop.polls.parked()
     }
 
-    /// A group's progress on every queue that it has a book of, by topic and queue.
+    /// A group's progress on every queue that it has a book of, by topic, client and queue: a broadcasting group's is that of
+    /// its clients, in the first 10,000 queues of clients or a few more.
     pub fn progress(&self, group: &GroupName) -> Vec<Progress> {
         let mut all = Vec::new();
-        let fifo = self.group(group.as_str()).is_some_and(|group| group.fifo);
-        for subscription in self.inner.pop.subscriptions.list(Some(group)) {
+        let found = self.group(group.as_str());
+        let (fifo, broadcast) = found.map_or((false, false), |group| (group.fifo, group.broadcast));
+        let mut subscriptions = match broadcast {
+            true => self.inner.pop.subscriptions.members_of(None, group),
+            false => self.inner.pop.subscriptions.list(Some(group)),
+        };
+        subscriptions.sort_by(|a, b| (&a.owner.topic, &a.owner.group).cmp(&(&b.owner.topic, &b.owner.group)));
+        for subscription in subscriptions {
+            if broadcast && all.len() >= CLIENT_QUEUES_MAX {
+                break;
+            }
+            let client = subscription.owner.group.client();
+            let is_there = broadcast && self.is_there(&subscription);
             for book in subscription.books().iter() {
                 let pages = book.open();
                 all.push(Progress {
@@ -420,10 +456,11 @@ impl Broker {
                     in_flight: pages.book.in_flight() as u64,
                     waiting_retry: pages.book.waiting() as u64,
                     locked: pages.book.locked().filter(|_| fifo),
+                    client: client.clone().map(|client| (client, is_there)),
                 });
             }
         }
-        all.sort_by(|a, b| (&a.topic, a.queue).cmp(&(&b.topic, b.queue)));
+        all.sort_by(|a, b| (&a.topic, &a.client, a.queue).cmp(&(&b.topic, &b.client, b.queue)));
         all
     }
 }

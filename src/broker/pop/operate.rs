@@ -98,8 +98,9 @@ impl Broker {
         offset: QueueOffset,
     ) -> Result<Arc<QueueBook>, OperateError> {
         let found = self.topic(topic.as_str()).ok_or_else(|| SettleError::TopicNotFound(topic.clone()))?;
-        if self.group(group.as_str()).is_none() {
-            return Err(SettleError::GroupNotFound(group.clone()).into());
+        let found_group = self.group(group.as_str()).ok_or_else(|| SettleError::GroupNotFound(group.clone()))?;
+        if found_group.broadcast {
+            return Err(OperateError::Broadcast(group.clone()));
         }
         let subscription = self.subscription(&found, group).map_err(SettleError::from)?;
         let books = subscription.books();

@@ -35,6 +35,14 @@ pub struct Moved {
     pub waiting_retry: u64,
 }
 
+impl Moved {
+    /// Of two clients of a broadcasting group, together.
+    fn with(self, other: Self) -> Self {
+        let (in_flight, waiting_retry) = (self.in_flight + other.in_flight, self.waiting_retry + other.waiting_retry);
+        Self { from: self.from.min(other.from), in_flight, waiting_retry, ..self }
+    }
+}
+
 impl Broker {
     /// The offset at which a group goes on in a queue; `None` when it has not begun there.
     pub fn group_offset(
@@ -80,19 +88,33 @@ impl Broker {
             }
             None => (0..found.read_queues).map(QueueId).collect(),
         };
-        let books = self.known_subscription(topic, group).map(|subscription| subscription.books());
+        let consumers = self.consumers_of_reset(&found, group)?;
         let plan = |queue: QueueId| -> Result<Moved, OffsetError> {
             let to = self.place(topic, queue, position)?;
-            let book = books.as_ref().and_then(|books| books.get(queue.0 as usize));
-            Ok(match book.map(|book| book.open()) {
-                Some(pages) => {
-                    let (in_flight, waiting_retry) = (pages.book.in_flight() as u64, pages.book.waiting() as u64);
-                    Moved { queue, from: pages.book.commit(), to, in_flight, waiting_retry }
-                }
-                None => Moved { queue, from: self.queue_start(topic, queue), to, in_flight: 0, waiting_retry: 0 },
-            })
+            let books = consumers.iter().filter_map(|consumer| consumer.books().get(queue.0 as usize).cloned());
+            let moved = books.map(|book| {
+                let pages = book.open();
+                let (in_flight, waiting_retry) = (pages.book.in_flight() as u64, pages.book.waiting() as u64);
+                Moved { queue, from: pages.book.commit(), to, in_flight, waiting_retry }
+            });
+            let not_begun =
+                || Moved { queue, from: self.queue_start(topic, queue), to, in_flight: 0, waiting_retry: 0 };
+            Ok(moved.reduce(Moved::with).unwrap_or_else(not_begun))
         };
         queues.into_iter().map(plan).collect()
+    }
+
+    /// Whose books a reset moves: the group's, if it has begun, or those of all clients of a broadcasting one.
+    fn consumers_of_reset(&self, topic: &Topic, group: &GroupName) -> Result<Vec<Arc<Subscription>>, OffsetError> {
+        let table = &self.inner.pop.subscriptions;
+        if group.is_member() || !self.group(group.as_str()).is_some_and(|group| group.broadcast) {
+            return Ok(table.get(&topic.name, group).into_iter().collect());
+        }
+        let members = table.members_of(Some(&topic.name), group);
+        match members.is_empty() {
+            true => Err(OffsetError::NoClient { topic: topic.name.clone(), group: group.clone() }),
+            false => Ok(members),
+        }
     }
 
     /// Lets a group go on from `to` in a queue, see [`Broker::reset_offsets`].
@@ -109,7 +131,8 @@ impl Broker {
     }
 
     /// Lets a group go on from these offsets (from the first message that is stored where that is later), at once, in all
-    /// of the queues or in none. Receipts from before become void. `Ok` is as safe as the flush policy says.
+    /// of the queues or in none. Receipts from before become void. `Ok` is as safe as the flush policy says. Of a broadcasting
+    /// group every client, one after the other, whether or not it is there; `Moved` then has the earliest of them and sums.
     pub async fn reset_offsets(
         &self,
         topic: &TopicName,
@@ -120,11 +143,30 @@ impl Broker {
         for (queue, _) in targets {
             self.readable_queue(topic, *queue)?;
         }
-        let subscription = self.subscription(&found, group)?;
-        let (moved, end) = self.reset_unsynced(&subscription, targets)?;
+        let mut consumers = self.consumers_of_reset(&found, group)?;
+        if consumers.is_empty() {
+            consumers.push(self.subscription(&found, group)?);
+        }
+        let (mut all, mut last): (Vec<Moved>, _) = (Vec::new(), PhysicalOffset::ZERO);
+        for consumer in consumers {
+            let name = &consumer.owner.group;
+            if name.is_member() && self.known_subscription(topic, name).is_none() {
+                // Forgotten meanwhile.
+                continue;
+            }
+            // It may have begun before the topic got the last of its queues.
+            let consumer = self.made_subscription(&found, name)?;
+            let (moved, end) = self.reset_unsynced(&consumer, targets)?;
+            last = last.max(end);
+            all = match all.is_empty() {
+                true => moved,
+                false => all.into_iter().zip(moved).map(|(a, b)| a.with(b)).collect(),
+            };
+            tokio::task::yield_now().await;
+        }
         self.inner.lite.begins_anew(topic, group);
-        self.confirmed(end).await?;
-        Ok(moved)
+        self.confirmed(last).await?;
+        Ok(all)
     }
 
     fn reset_unsynced(
@@ -154,7 +196,7 @@ impl Broker {
         pop.touch();
         for Reset { queue, to, void } in resets {
             if let Some((_, pages)) = opened.find(queue) {
-                pages.book.reset(to, void);
+                pages.book.reset(to, void, end);
                 pop.schedule.count(pages);
             }
         }

@@ -1,6 +1,10 @@
 //! How consumption state comes back at a start: the last snapshot, and the settle records since.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
     broker::{
@@ -16,6 +20,7 @@ use super::{
     faults::{Fault, planted},
     settle_record::{Entry, LaneAt, Record, Reset, Retry, What},
     snapshot::{self, Snapshot},
+    subscription::Which,
 };
 
 /// Entries of the settle queue that are read at once.
@@ -30,6 +35,8 @@ type Books = BTreeMap<QueueId, Book>;
 /// Books on their way back.
 pub struct Restored {
     books: BTreeMap<(TopicName, GroupName), Books>,
+    /// How long members had not been used, of which nothing later is known.
+    idle: HashMap<(TopicName, GroupName), Duration>,
     last_run: u64,
     /// The snapshot named messages that the log has lost (a power cut with asynchronous flush).
     pub lost_its_tail: bool,
@@ -39,8 +46,14 @@ pub struct Restored {
 
 impl Restored {
     pub fn load(store: &Store, clock: &dyn Clock, settle: &Queue) -> Result<Self, OpenError> {
-        let mut restored =
-            Self { books: BTreeMap::new(), last_run: 0, lost_its_tail: false, now: clock.now(), wall: clock.wall() };
+        let mut restored = Self {
+            books: BTreeMap::new(),
+            idle: HashMap::new(),
+            last_run: 0,
+            lost_its_tail: false,
+            now: clock.now(),
+            wall: clock.wall(),
+        };
         let from = match load_state(store, snapshot::FILE)? {
             Some(bytes) => {
                 let snapshot = Snapshot::decode(&bytes).map_err(|why| {
@@ -79,7 +92,11 @@ impl Restored {
                 state.lanes.into_iter().for_each(|(id, at)| book.set_cursor(id, at));
                 books.insert(state.queue, book);
             }
-            self.books.insert((subscription.topic, subscription.group), books);
+            let names = (subscription.topic, subscription.group);
+            if !subscription.idle.is_zero() {
+                self.idle.insert(names.clone(), subscription.idle);
+            }
+            self.books.insert(names, books);
         }
         snapshot.settled
     }
@@ -118,14 +135,22 @@ impl Restored {
     fn apply(&mut self, entry: Entry) {
         match entry {
             Entry::ForgetTopic(topic) => self.books.retain(|(t, _), _| *t != topic),
-            Entry::ForgetGroup(group) => self.books.retain(|(_, g), _| *g != group),
+            Entry::ForgetGroup(group) => self.forget(Which::OfGroup(&group)),
+            Entry::ForgetMembers(group) => self.forget(Which::MembersOf(&group)),
             Entry::ForgetSubscription(topic, group) => drop(self.books.remove(&(topic, group))),
             Entry::Record(Record { topic, group, what }) => {
+                if group.is_member() {
+                    self.idle.remove(&(topic.clone(), group.clone()));
+                }
                 let mut books = std::mem::take(self.books.entry((topic.clone(), group.clone())).or_default());
                 self.apply_record(&mut books, what);
                 self.books.insert((topic, group), books);
             }
         }
+    }
+
+    fn forget(&mut self, which: Which<'_>) {
+        self.books.retain(|(_, group), _| !which.has(group));
     }
 
     fn apply_record(&self, books: &mut Books, what: What) {
@@ -162,7 +187,7 @@ impl Restored {
             }
             What::Reset(resets) => {
                 for Reset { queue, to, void } in resets {
-                    known_or_new(books, queue).reset(to, void);
+                    known_or_new(books, queue).reset(to, void, PhysicalOffset::ZERO);
                 }
             }
         }
@@ -184,9 +209,11 @@ impl Restored {
     }
 
     /// Puts the books into the table.
-    pub fn install(self, pop: &Pop, store: &Store) {
-        for ((topic, group), books) in self.books {
-            pop.subscriptions.restore(store, &pop.polls, (&topic, &group), books.into_iter().collect());
+    pub fn install(mut self, pop: &Pop, store: &Store) {
+        for (names, books) in self.books {
+            let idle = self.idle.remove(&names).unwrap_or_default();
+            let books = books.into_iter().collect();
+            pop.subscriptions.restore(store, &pop.polls, (&names.0, &names.1), books, (idle, self.now));
         }
     }
 }

@@ -291,15 +291,20 @@ impl Broker {
         receipts: &[Receipt],
     ) -> Result<Arc<Subscription>, SettleError> {
         let found = self.topic(topic.as_str()).ok_or_else(|| SettleError::TopicNotFound(topic.clone()))?;
-        if self.group(group.as_str()).is_none() {
-            return Err(SettleError::GroupNotFound(group.clone()));
+        let whole = self.group(group.as_str()).ok_or_else(|| SettleError::GroupNotFound(group.whole()))?;
+        if group.is_member() && !whole.broadcast {
+            return Err(SettleError::Invalid);
         }
         let pop = &self.inner.pop;
         let earlier = |receipt: &Receipt| receipt.run != pop.run.id && receipt.is_sealed_for(topic, group);
         if receipts.iter().any(earlier) {
             return Ok(self.subscription(&found, group)?);
         }
-        pop.subscriptions.get(topic, group).ok_or(SettleError::Invalid)
+        let known = pop.subscriptions.get(topic, group).ok_or(SettleError::Invalid)?;
+        if group.is_member() {
+            known.used.now(self.inner.clock.now());
+        }
+        Ok(known)
     }
 
     /// `Live`, or `Done` when the receipt may still hear that it is; every other verdict is the refusal to answer.

@@ -13,8 +13,11 @@
 //! | 6 reset | topic, group, count, for each: queue, offset, run and nonce of the last receipt that is void |
 //! | 7 forget subscription | topic, group |
 //! | 8 leased | as 2 |
-//! | 9 lanes | topic, group, count, for each: queue, id of a lite topic, offset behind its message that is done now |
-//! | 10 rewind | topic, group, count, for each: queue, id of a lite topic, offset from which on it is not done; then count of attempts that are void, for each: queue, offset |
+//! | 9 forget members | group |
+//! | 10 lanes | topic, group, count, for each: queue, id of a lite topic, offset behind its message that is done now |
+//! | 11 rewind | topic, group, count, for each: queue, id of a lite topic, offset from which on it is not done; then count of attempts that are void, for each: queue, offset |
+//!
+//! The group of a record may be a member, `<group>@<client>`: one client of a broadcasting group.
 //!
 //! Replaying a record twice, or replaying it onto a book that already knows it and later ones, and then the later ones
 //! again, gives the same book: done is final, the last retry of an offset wins, a start counts only for a book that is
@@ -100,6 +103,8 @@ pub enum Entry {
     ForgetGroup(GroupName),
     /// Of this group on this topic alone.
     ForgetSubscription(TopicName, GroupName),
+    /// Of the clients of this group, which is not broadcasting any more.
+    ForgetMembers(GroupName),
 }
 
 impl Entry {
@@ -122,6 +127,10 @@ impl Entry {
                 w.text(topic.as_str());
                 w.text(group.as_str());
             }
+            Self::ForgetMembers(group) => {
+                w.byte(9);
+                w.text(group.as_str());
+            }
         }
         w.0.into()
     }
@@ -136,6 +145,7 @@ impl Entry {
             4 => Self::ForgetTopic(r.topic()?),
             5 => Self::ForgetGroup(r.group()?),
             7 => Self::ForgetSubscription(r.topic()?, r.group()?),
+            9 => Self::ForgetMembers(r.group()?),
             kind => {
                 let (topic, group) = (r.topic()?, r.group()?);
                 Self::Record(Record { topic, group, what: What::decode(kind, &mut r)? })
@@ -154,8 +164,8 @@ impl Record {
             What::Start(_) => 3,
             What::Reset(_) => 6,
             What::Leased(_) => 8,
-            What::Lanes(_) => 9,
-            What::Rewind { .. } => 10,
+            What::Lanes(_) => 10,
+            What::Rewind { .. } => 11,
         });
         w.text(self.topic.as_str());
         w.text(self.group.as_str());
@@ -215,8 +225,8 @@ impl What {
             3 => Self::Start((0..count).map(|_| Ok((r.queue()?, r.offset()?))).collect::<Result<_>>()?),
             6 => Self::Reset((0..count).map(|_| Reset::decode(r)).collect::<Result<_>>()?),
             8 => Self::Leased((0..count).map(|_| Retry::decode(r)).collect::<Result<_>>()?),
-            9 => Self::Lanes((0..count).map(|_| LaneAt::decode(r)).collect::<Result<_>>()?),
-            10 => {
+            10 => Self::Lanes((0..count).map(|_| LaneAt::decode(r)).collect::<Result<_>>()?),
+            11 => {
                 let lanes = (0..count).map(|_| LaneAt::decode(r)).collect::<Result<_>>()?;
                 let void = (0..r.count()?).map(|_| Ok((r.queue()?, r.offset()?))).collect::<Result<_>>()?;
                 Self::Rewind { lanes, void }
@@ -310,11 +320,12 @@ mod tests {
 
     fn entry() -> impl Strategy<Value = Entry> {
         let topic = || "[A-Za-z0-9_%-]{1,127}".prop_map(|t| TopicName::parse_any(&t).expect("a name"));
-        let group = || "G[A-Za-z0-9_-]{0,119}".prop_map(|g| GroupName::parse(&g).expect("a name"));
+        let group = || "G[A-Za-z0-9_-]{0,119}(@[!-~]{1,99})?".prop_map(|g| GroupName::parse_any(&g).expect("a name"));
         prop_oneof![
             (topic(), group(), what()).prop_map(|(topic, group, what)| Entry::Record(Record { topic, group, what })),
             topic().prop_map(Entry::ForgetTopic),
             group().prop_map(Entry::ForgetGroup),
+            group().prop_map(Entry::ForgetMembers),
             (topic(), group()).prop_map(|(topic, group)| Entry::ForgetSubscription(topic, group)),
         ]
     }

@@ -6,7 +6,7 @@
 //! dead-letter topic, can still be lost.
 //!
 //! Layout, numbers and texts as [`codec`](super::codec) spells them: `FMQPOP` and a version byte; run; settled; held from
-//! (physical offset); count of subscriptions, for each: topic, group, count of books, for each: queue, commit offset, done
+//! (physical offset); count of subscriptions, for each: topic, group, of a member how long it was not used (ms), count of books, for each: queue, commit offset, done
 //! ranges (count, then distance and length each), count of retries, for each: offset, next attempt, visible at (wall
 //! clock, ms), delay (ms), and then, since version 2, run and nonce of the last receipt that a reset made void, and since
 //! version 3 count of lite topics, for each: id, offset from which on it is not done; at the end the CRC-32 of all that,
@@ -59,6 +59,8 @@ pub struct Snapshot {
 pub struct SubscriptionState {
     pub topic: TopicName,
     pub group: GroupName,
+    /// Of a member: for how long it had not been used while the server ran.
+    pub idle: Duration,
     pub books: Vec<BookState>,
 }
 
@@ -97,6 +99,9 @@ impl Snapshot {
         for subscription in &self.subscriptions {
             w.text(subscription.topic.as_str());
             w.text(subscription.group.as_str());
+            if subscription.group.is_member() {
+                w.number(u64::try_from(subscription.idle.as_millis()).unwrap_or(u64::MAX));
+            }
             w.number(subscription.books.len() as u64);
             subscription.books.iter().for_each(|book| book.encode(&mut w));
         }
@@ -123,8 +128,9 @@ impl Snapshot {
         let mut subscriptions = Vec::new();
         for _ in 0..r.count()? {
             let (topic, group) = (r.topic()?, r.group()?);
+            let idle = Duration::from_millis(if group.is_member() { r.number()? } else { 0 });
             let books = (0..r.count()?).map(|_| BookState::decode(&mut r, version)).collect::<Result<_>>()?;
-            subscriptions.push(SubscriptionState { topic, group, books });
+            subscriptions.push(SubscriptionState { topic, group, idle, books });
         }
         r.finish()?;
         Ok(Self { run, settled, held_from, subscriptions })
@@ -264,18 +270,19 @@ impl Pop {
             };
             let owner = &subscription.owner;
             let (topic, group) = (owner.topic.clone(), owner.group.clone());
-            SubscriptionState { topic, group, books: books.iter().map(state).collect() }
+            let idle = if group.is_member() { subscription.used.idle(clock.now()) } else { Duration::ZERO };
+            SubscriptionState { topic, group, idle, books: books.iter().map(state).collect() }
         };
         subscriptions.into_iter().map(state).collect()
     }
 }
 
 impl Snapshot {
-    /// The commit offsets, for the file that Apache's broker reads.
+    /// The commit offsets, for the file that Apache's broker reads, whose broadcasting clients keep theirs.
     fn offsets(&self) -> Offsets {
         let names = |s: &SubscriptionState| (s.topic.clone(), s.group.clone());
         let commits = |s: &SubscriptionState| s.books.iter().map(|book| (book.queue, book.commit)).collect();
-        self.subscriptions.iter().map(|s| (names(s), commits(s))).collect()
+        self.subscriptions.iter().filter(|s| !s.group.is_member()).map(|s| (names(s), commits(s))).collect()
     }
 }
 

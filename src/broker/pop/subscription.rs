@@ -10,6 +10,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
@@ -19,7 +20,10 @@ use crate::{
     types::{Deadline, GroupName, MessageType, QueueId, QueueOffset, TopicName},
 };
 
-use super::{Book, Line, LongPoll, Topic, What};
+use super::{
+    Book, Line, LongPoll, Topic, What,
+    members::{Members, Used},
+};
 use crate::broker::{lite::Parent, meters::GroupMeter};
 
 /// Whose books they are, and who waits for them.
@@ -42,6 +46,8 @@ pub struct Subscription {
     turn: AtomicUsize,
     /// The topic is a PRIORITY topic.
     by_priority: AtomicBool,
+    /// Of a member: when it was last used.
+    pub used: Used,
 }
 
 /// The book of one queue and its lock. About 450 bytes when idle.
@@ -129,14 +135,40 @@ pub struct Subscriptions {
     /// Books in the table; changed under its lock.
     books: AtomicUsize,
     books_max: usize,
+    /// Of broadcasting groups.
+    members: Members,
 }
 
-/// No book was made: the server has `popBooksMax` of them.
+/// Subscriptions that are forgotten together.
+#[derive(Clone, Copy, Debug)]
+pub enum Which<'a> {
+    OfTopic(&'a TopicName),
+    /// With its members, if it is broadcasting.
+    OfGroup(&'a GroupName),
+    /// The clients of a broadcasting group, and not what the group did when it was none.
+    MembersOf(&'a GroupName),
+    One(&'a TopicName, &'a GroupName),
+}
+
+impl Which<'_> {
+    /// Whether those of a group are among them, on any topic.
+    pub fn has(&self, group: &GroupName) -> bool {
+        match self {
+            Self::OfGroup(wanted) => group == *wanted || group.is_member_of(wanted),
+            Self::MembersOf(wanted) => group.is_member_of(wanted),
+            Self::OfTopic(_) | Self::One(..) => false,
+        }
+    }
+}
+
+/// No book was made: the server has as many as it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the server keeps {books} books, one for each queue and group, the most is {max}; raise popBooksMax")]
-pub struct TooManyBooks {
-    pub books: usize,
-    pub max: usize,
+pub enum TooManyBooks {
+    #[error("the server keeps {books} books, one for each queue and group, the most is {max}; raise popBooksMax")]
+    Books { books: usize, max: usize },
+    /// All of them are there, so that none can make room.
+    #[error("{clients} clients of broadcasting groups are there, the most is {max}; stop some, or raise {setting}")]
+    Clients { clients: usize, max: usize, setting: &'static str },
 }
 
 /// Where a group begins on a queue that it has no book of, and whether that must be written down: a choice that passes
@@ -145,8 +177,13 @@ pub struct TooManyBooks {
 /// Apache's rule: a topic that still has its first message, which is at `first`, is read from there, of an older one only
 /// the newest message on. Retry and dead-letter topics, and queues that a topic got later, are read from their first
 /// message.
-fn start(topic: &TopicName, queue: &Queue, first: QueueOffset, new_group: bool) -> (QueueOffset, bool) {
-    let (min, max) = (queue.min(), queue.max());
+///
+/// A client of a broadcasting group begins at the end, as Apache's broadcasting consumers do, whatever the topic.
+fn start(owner: &Owner, queue: &Queue, first: QueueOffset, new_group: bool) -> (QueueOffset, bool) {
+    let (topic, min, max) = (&owner.topic, queue.min(), queue.max());
+    if owner.group.is_member() && new_group {
+        return (max, true);
+    }
     if min <= first || topic.is_derived() || !new_group {
         return (min, false);
     }
@@ -156,8 +193,13 @@ fn start(topic: &TopicName, queue: &Queue, first: QueueOffset, new_group: bool) 
 }
 
 impl Subscriptions {
-    pub fn new(books_max: usize) -> Self {
-        Self { table: RwLock::default(), ids: AtomicU64::new(0), books: AtomicUsize::new(0), books_max }
+    pub fn new(books_max: usize, members: Members) -> Self {
+        Self { table: RwLock::default(), ids: AtomicU64::new(0), books: AtomicUsize::new(0), books_max, members }
+    }
+
+    /// How many clients of broadcasting groups there are.
+    pub fn members(&self) -> &Members {
+        &self.members
     }
 
     pub fn get(&self, topic: &TopicName, group: &GroupName) -> Option<Arc<Subscription>> {
@@ -188,7 +230,10 @@ impl Subscriptions {
             let new = (queues as usize).saturating_sub(known.map_or(0, |known| known.books.read().len()));
             let (books, max) = (self.books.load(Ordering::Relaxed), self.books_max);
             if new > max.saturating_sub(books) {
-                return Err(TooManyBooks { books, max });
+                return Err(TooManyBooks::Books { books, max });
+            }
+            if new_group && group.is_member() {
+                self.members.add(topic, group)?;
             }
             self.books.store(books + new, Ordering::Relaxed);
         }
@@ -197,7 +242,7 @@ impl Subscriptions {
         let mut starts = Vec::new();
         for id in (books.len() as u32..queues).map(QueueId) {
             let queue = store.queue(topic, id);
-            let (at, matters) = start(topic, &queue, first(id), new_group);
+            let (at, matters) = start(&subscription.owner, &queue, first(id), new_group);
             if matters {
                 starts.push((id, at));
             }
@@ -218,9 +263,14 @@ impl Subscriptions {
         polls: &LongPoll,
         names: (&TopicName, &GroupName),
         books: Vec<(QueueId, Book)>,
+        (idle, now): (Duration, Deadline),
     ) {
         let (topic, group) = names;
         let subscription = self.empty(polls, topic, group);
+        subscription.used.was_idle(idle, now);
+        if group.is_member() {
+            self.members.put_back(topic, group);
+        }
         let count = books.iter().map(|(id, _)| id.0 as usize + 1).max().unwrap_or(0);
         let mut restored: Vec<Option<Book>> = (0..count).map(|_| None).collect();
         for (id, book) in books {
@@ -250,6 +300,7 @@ impl Subscriptions {
             books,
             turn: AtomicUsize::new(0),
             by_priority: AtomicBool::new(false),
+            used: Used::default(),
         })
     }
 
@@ -257,6 +308,16 @@ impl Subscriptions {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let pages = Mutex::new(Pages { book, scheduled: None, counted: 0, forgotten: false });
         Arc::new(QueueBook { id, queue, queue_id, owner: Arc::clone(owner), pages })
+    }
+
+    /// The clients of a broadcasting group, on one topic or on all.
+    pub fn members_of(&self, topic: Option<&TopicName>, group: &GroupName) -> Vec<Arc<Subscription>> {
+        let table = self.table.read();
+        let is_one = |subscription: &&Arc<Subscription>| subscription.owner.group.is_member_of(group);
+        match topic {
+            Some(topic) => table.get(topic).into_iter().flat_map(HashMap::values).filter(is_one).cloned().collect(),
+            None => table.values().flat_map(HashMap::values).filter(is_one).cloned().collect(),
+        }
     }
 
     /// Every subscription, or those of a group.
@@ -273,33 +334,40 @@ impl Subscriptions {
         self.table.read().get(topic).map(|groups| groups.values().cloned().collect()).unwrap_or_default()
     }
 
-    /// Takes the subscriptions of a topic or of a group out of the table, has `shut` close their books so that nothing
-    /// more is recorded about them, and then `record` write that down, before new ones can be made.
-    pub fn forget<R>(
-        &self,
-        topic: Option<&TopicName>,
-        group: Option<&GroupName>,
-        shut: impl Fn(&mut Pages),
-        record: impl FnOnce() -> R,
-    ) -> R {
+    /// Takes subscriptions out of the table, has `shut` close their books so that nothing more is recorded about them, and
+    /// then `record` write that down, before new ones can be made.
+    pub fn forget<R>(&self, which: Which<'_>, shut: impl Fn(&mut Pages), record: impl FnOnce() -> R) -> R {
         let mut table = self.table.write();
-        let mut gone = Vec::new();
-        table.retain(|t, groups| {
-            if topic.is_some_and(|topic| topic != t) {
-                return true;
-            }
-            groups.retain(|g, subscription| {
-                let stays = group.is_some_and(|group| group != g);
-                if !stays {
-                    gone.push(Arc::clone(subscription));
+        let gone = match which {
+            Which::OfTopic(topic) => table.remove(topic).into_iter().flat_map(HashMap::into_values).collect(),
+            Which::One(topic, group) => {
+                let groups = table.get_mut(topic);
+                let gone = groups.and_then(|groups| groups.remove(group)).into_iter().collect();
+                if table.get(topic).is_some_and(HashMap::is_empty) {
+                    table.remove(topic);
                 }
-                stays
-            });
-            !groups.is_empty()
-        });
-        for book in gone.iter().flat_map(|subscription| subscription.books().to_vec()) {
-            shut(&mut book.open());
-            self.books.fetch_sub(1, Ordering::Relaxed);
+                gone
+            }
+            Which::OfGroup(_) | Which::MembersOf(_) => {
+                let mut gone = Vec::new();
+                table.retain(|_, groups| {
+                    gone.extend(groups.extract_if(|group, _| which.has(group)).map(|(_, subscription)| subscription));
+                    !groups.is_empty()
+                });
+                gone
+            }
+        };
+        for subscription in &gone {
+            let owner = &subscription.owner;
+            for book in subscription.books().iter() {
+                shut(&mut book.open());
+            }
+            if !owner.group.is_system() {
+                self.books.fetch_sub(subscription.books().len(), Ordering::Relaxed);
+            }
+            if owner.group.is_member() {
+                self.members.remove(&owner.topic, &owner.group);
+            }
         }
         record()
     }

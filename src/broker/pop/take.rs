@@ -82,8 +82,12 @@ impl Broker {
         let mut seat: Option<Seat> = None;
         loop {
             let (topic, group) = self.may_take(&take.topic, &take.group).await?;
-            self.lite_or_not(&topic, &take.filter)?;
-            let subscription = self.subscription(&topic, &group.name)?;
+            if group.broadcast != take.group.is_member() {
+                // The group has become broadcasting, or ceased to be, since the poll began: the next one is as who it is.
+                return Ok(Vec::new());
+            }
+            self.lite_or_not(&topic, &group, &take.filter)?;
+            let subscription = self.subscription(&topic, &take.group)?;
             let line = match &take.filter {
                 Filter::Lite(set) => &set.line,
                 _ => &subscription.owner.line,

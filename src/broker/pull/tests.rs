@@ -34,7 +34,14 @@ impl World {
         let name = GroupName::parse("billing").unwrap();
         let retry_policy = RetryPolicy::apache();
         broker
-            .create_group(Group { name, fifo: false, retry_max_times: 1, retry_policy, consume_enabled: true })
+            .create_group(Group {
+                name,
+                fifo: false,
+                broadcast: false,
+                retry_max_times: 1,
+                retry_policy,
+                consume_enabled: true,
+            })
             .unwrap();
         Self { machine, broker }
     }

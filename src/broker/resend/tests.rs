@@ -37,6 +37,7 @@ impl World {
         let once = Group {
             name: group("g"),
             fifo: false,
+            broadcast: false,
             retry_max_times: 0,
             retry_policy: RetryPolicy::apache(),
             consume_enabled: true,

@@ -112,7 +112,10 @@ pub enum Happened {
     Forgotten,
 }
 
-/// Where a group is with a message.
+/// Clients of one broadcasting group that a story tells of, at most.
+const CLIENTS_MAX: usize = 64;
+
+/// Where a group is with a message; a client of a broadcasting group is a member.
 #[derive(Clone, Debug)]
 pub struct Standing {
     pub group: GroupName,
@@ -293,8 +296,11 @@ impl Broker {
             let (topic, queue, offset) = copy.place();
             Some(Standing { group, topic, queue, offset, state })
         };
-        let groups = self.groups().into_iter().map(|group| group.name.clone());
-        groups.filter_map(of_group).collect()
+        let consumers = self.groups().into_iter().flat_map(|group| match group.broadcast {
+            false => vec![group.name.clone()],
+            true => self.inner.pop.members_of(&copy.topic, &group.name, CLIENTS_MAX),
+        });
+        consumers.filter_map(of_group).collect()
     }
 
     fn gaps(&self, stored_at: Timestamp, found: &Found) -> Vec<String> {

@@ -124,7 +124,7 @@ fn said(entry: Entry, places: &[(Place, LiteId)]) -> Vec<(Option<GroupName>, Pla
         Entry::ForgetTopic(topic) => {
             return of_topic(&topic).into_iter().map(|place| (None, place, Fate::Forgotten)).collect();
         }
-        Entry::ForgetGroup(group) => {
+        Entry::ForgetGroup(group) | Entry::ForgetMembers(group) => {
             return places.iter().map(|(place, _)| (Some(group.clone()), place.clone(), Fate::Forgotten)).collect();
         }
         Entry::ForgetSubscription(topic, group) => {

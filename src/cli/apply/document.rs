@@ -65,6 +65,7 @@ pub struct Topic {
 pub struct Group {
     pub name: GroupName,
     pub fifo: Option<bool>,
+    pub broadcast: Option<bool>,
     pub max_attempts: Option<u32>,
     pub retry_after: Option<Vec<Duration>>,
     pub consume_enabled: Option<bool>,
@@ -93,6 +94,7 @@ struct WrittenTopic {
 struct WrittenGroup {
     name: String,
     fifo: Option<bool>,
+    broadcast: Option<bool>,
     max_attempts: Option<u32>,
     retry_after: Option<Vec<String>>,
     consume_enabled: Option<bool>,
@@ -169,6 +171,7 @@ fn group(written: WrittenGroup) -> Result<Group, Error> {
     Ok(Group {
         name: GroupName::parse(&written.name).map_err(|e| entry(e.to_string()))?,
         fifo: written.fifo,
+        broadcast: written.broadcast,
         max_attempts: within("maxAttempts", written.max_attempts, &ATTEMPTS).map_err(entry)?,
         retry_after,
         consume_enabled: written.consume_enabled,

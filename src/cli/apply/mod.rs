@@ -47,7 +47,7 @@ The document:
       type: fifo
       queues: 16
   groups:
-    - name: billing           # fifo, maxAttempts, retryAfter, consumeEnabled
+    - name: billing           # fifo, broadcast, maxAttempts, retryAfter, consumeEnabled
       maxAttempts: 16
       retryAfter: [1s, 10s, 1m]
   owns:                       # what --prune may delete: names, or beginnings of names with a *

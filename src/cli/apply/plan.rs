@@ -196,11 +196,12 @@ fn create_group(wanted: &Group) -> Step {
     let mut fields = Fields(Vec::new());
     let name = wanted.name.to_string();
     let fifo = fields.compare("fifo", wanted.fifo, None, Value::from).unwrap_or_default();
+    let broadcast = fields.compare("broadcast", wanted.broadcast, None, Value::from).unwrap_or_default();
     let max_attempts = fields.compare("maxAttempts", wanted.max_attempts, None, Value::from);
     fields.compare("retryAfter", wanted.retry_after.as_ref(), None, |delays| policy(delays));
     let consume_enabled = fields.compare("consumeEnabled", wanted.consume_enabled, None, Value::from);
     let retry_policy = wanted.retry_after.clone().map(group::customized);
-    let create = pb::CreateGroupRequest { name: name.clone(), fifo, max_attempts, retry_policy };
+    let create = pb::CreateGroupRequest { name: name.clone(), fifo, max_attempts, retry_policy, broadcast };
     let mut calls = vec![Call::CreateGroup(create)];
     // Groups are made so that they may consume.
     if consume_enabled == Some(false) {
@@ -220,6 +221,7 @@ fn change_group(wanted: &Group, has: &pb::Group) -> Step {
     let change = pb::UpdateGroupRequest {
         name: name.clone(),
         fifo: fields.compare("fifo", wanted.fifo, Some(has.fifo.into()), Value::from),
+        broadcast: fields.compare("broadcast", wanted.broadcast, Some(has.broadcast.into()), Value::from),
         max_attempts: fields.compare("maxAttempts", wanted.max_attempts, Some(has.max_attempts.into()), Value::from),
         retry_policy: fields
             .compare("retryAfter", wanted.retry_after.as_ref(), has_policy, |delays| policy(delays))

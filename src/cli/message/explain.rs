@@ -72,7 +72,9 @@ fn text(story: &pb::ExplainMessageResponse) -> std::io::Result<()> {
         output::line("")?;
         let standing = |standing: &pb::GroupStanding| {
             let place = place(&standing.topic, standing.queue_id, standing.offset);
-            vec![standing.group.clone(), place, state(standing)]
+            let who = standing.client_id.as_deref().map(output::harmless);
+            let who = who.map_or_else(|| standing.group.clone(), |client| format!("{} ({client})", standing.group));
+            vec![who, place, state(standing)]
         };
         output::table(&["GROUP", "WHERE", "NOW"], story.standings.iter().map(standing).collect())?;
     }
@@ -179,6 +181,7 @@ fn event_json(event: &pb::LifeEvent) -> Value {
 fn standing_json(standing: &pb::GroupStanding) -> Value {
     json!({
         "name": standing.group,
+        "client": standing.client_id,
         "topic": standing.topic,
         "queue": standing.queue_id,
         "offset": standing.offset,

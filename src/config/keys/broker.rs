@@ -111,6 +111,33 @@ pub static KEYS: &[Key] = &[
         rule: Rule::Count { range: 1..=100_000_000, set: |c, n| c.broker.books_max = n as usize },
     },
     Key {
+        name: "broadcastClientsMax",
+        aliases: &[],
+        default: "1000",
+        doc: "Clients of one broadcasting group that consume one topic at most. Those that are gone and not yet forgotten make \
+              room, the longest gone first.",
+        rule: Rule::Count { range: 1..=1_000_000, set: |c, n| c.broker.broadcast_clients_max = n as usize },
+    },
+    Key {
+        name: "broadcastClientsTotalMax",
+        aliases: &[],
+        default: "20000",
+        doc: "The same of all broadcasting groups and topics together; each costs about 450 bytes of memory for each queue.",
+        rule: Rule::Count { range: 1..=10_000_000, set: |c, n| c.broker.broadcast_clients_total_max = n as usize },
+    },
+    Key {
+        name: "broadcastOffsetExpireSecond",
+        aliases: &[],
+        default: "86400",
+        doc: "When a client of a broadcasting group was gone for this long, its progress is forgotten: if it comes back, it \
+              begins at the end. Time in which the server is down does not count.",
+        rule: Rule::Span {
+            unit: Unit::Seconds,
+            range: 60..=34_560_000,
+            set: |c, d| c.broker.broadcast_client_timeout = d,
+        },
+    },
+    Key {
         name: "popPollingSize",
         aliases: &[],
         default: "1024",

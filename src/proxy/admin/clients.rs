@@ -50,13 +50,26 @@ impl Wanted {
         for (topic, group) in broker.subscribed(self.topic.as_ref(), self.group.as_ref()) {
             rows.entry((group, topic)).or_default();
         }
-        let row =
-            |((group, topic), clients): (&(GroupName, TopicName), &Vec<&Consumer>)| subscription(group, topic, clients);
+        let row = |((group, topic), clients): (&(GroupName, TopicName), &Vec<&Consumer>)| {
+            subscription(group, topic, clients, model(broker, group))
+        };
         rows.iter().take(ROWS_MAX).map(row).collect()
     }
 }
 
-fn subscription(group: &GroupName, topic: &TopicName, clients: &[&Consumer]) -> v2::SubscriptionInfo {
+fn model(broker: &Broker, group: &GroupName) -> v2::MessageModel {
+    match broker.group(group.as_str()).is_some_and(|group| group.broadcast) {
+        true => v2::MessageModel::Broadcasting,
+        false => v2::MessageModel::Clustering,
+    }
+}
+
+fn subscription(
+    group: &GroupName,
+    topic: &TopicName,
+    clients: &[&Consumer],
+    model: v2::MessageModel,
+) -> v2::SubscriptionInfo {
     let newest = clients.iter().max_by_key(|(.., about)| about.told_at);
     let wants = |(.., about): &&Consumer| about.wants(topic).cloned();
     let expression = newest.and_then(wants);
@@ -67,7 +80,7 @@ fn subscription(group: &GroupName, topic: &TopicName, clients: &[&Consumer]) -> 
         expression,
         online: !clients.is_empty(),
         last_update_timestamp: newest.map(|(.., about)| convert::wire_timestamp(about.told_at)),
-        message_model: v2::MessageModel::Clustering as i32,
+        message_model: model as i32,
     }
 }
 
@@ -98,8 +111,8 @@ impl Administration {
         self.exists(&wanted)?;
         let consumers = self.front().sessions.consumers(wanted.group.as_ref());
         let row = |consumer: &Consumer, topic: &TopicName| ClientSubscriptionInfo {
-            client_info: Some(client_info(&consumer.0, Some(&consumer.2))),
-            subscription_info: Some(subscription(&consumer.1, topic, &[consumer])),
+            client_info: Some(client_info(&consumer.0, Some(&consumer.2), model(self.broker(), &consumer.1))),
+            subscription_info: Some(subscription(&consumer.1, topic, &[consumer], model(self.broker(), &consumer.1))),
         };
         let mut rows: Vec<ClientSubscriptionInfo> = Vec::new();
         for consumer in &consumers {
@@ -148,7 +161,8 @@ impl Administration {
             Some(topic) => about.is_some_and(|about| about.wants(topic).is_some()),
         };
         let rows = clients.iter().filter(|(_, about)| wants(about.as_deref())).take(ROWS_MAX);
-        let client_info = rows.map(|(client, about)| client_info(client, about.as_deref())).collect();
+        let model = model(self.broker(), &group);
+        let client_info = rows.map(|(client, about)| client_info(client, about.as_deref(), model)).collect();
         Ok(v2::ListConsumerConnectionResponse { status: Some(status::ok()), client_info })
     }
 
@@ -162,7 +176,9 @@ impl Administration {
         let (client, about) = self.member(&request.client_id, Some(&group))?;
         let about = about.unwrap_or_default();
         let subscribed = |topic: &TopicName| about.subscriptions.is_empty() || about.wants(topic).is_some();
-        let progress = self.broker().progress(&group).into_iter().filter(|progress| subscribed(&progress.topic));
+        let its = |progress: &Progress| progress.client.as_ref().is_none_or(|(of, _)| *of == client);
+        let progress = self.broker().progress(&group).into_iter();
+        let progress = progress.filter(|progress| its(progress) && subscribed(&progress.topic));
         let item = |progress: Progress| v2::MessageQueueItem {
             message_queue: Some(self.queue(&progress.topic, progress.queue)),
             process_queue_info: Some(v2::ProcessQueueInfo {
@@ -220,7 +236,7 @@ impl Administration {
     }
 }
 
-fn client_info(client: &ClientId, about: Option<&About>) -> v2::ClientInfo {
+fn client_info(client: &ClientId, about: Option<&About>, model: v2::MessageModel) -> v2::ClientInfo {
     let about = about.cloned().unwrap_or_default();
     v2::ClientInfo {
         client_id: client.to_string(),
@@ -228,7 +244,7 @@ fn client_info(client: &ClientId, about: Option<&About>) -> v2::ClientInfo {
         language: about.language,
         hostname: about.hostname,
         egress_ip: about.peer.map(|ip| ip.to_string()).unwrap_or_default(),
-        message_model: v2::MessageModel::Clustering as i32,
+        message_model: model as i32,
     }
 }
 

@@ -181,12 +181,12 @@ impl MessagingService for Messaging {
         Ok(told(Response::new(answer), code))
     }
     async fn update_offset(&self, r: Request<v2::UpdateOffsetRequest>) -> Result<v2::UpdateOffsetResponse> {
-        let (_, request) = open(r)?;
-        reply(self.set_offset(&request).await)
+        let (call, request) = open(r)?;
+        reply(self.set_offset(&call, &request).await)
     }
     async fn get_offset(&self, r: Request<v2::GetOffsetRequest>) -> Result<v2::GetOffsetResponse> {
-        let (_, request) = open(r)?;
-        reply(self.stored_offset(&request))
+        let (call, request) = open(r)?;
+        reply(self.stored_offset(&call, &request))
     }
     async fn query_offset(&self, r: Request<v2::QueryOffsetRequest>) -> Result<v2::QueryOffsetResponse> {
         let (_, request) = open(r)?;

@@ -6,24 +6,31 @@ use crate::{
     proto::v2::{self, Code, QueryOffsetPolicy as Policy},
 };
 
-use super::{Messaging, Outcome, Refusal, convert};
+use super::{Call, Messaging, Outcome, Refusal, convert};
 use crate::proxy::status;
 
 impl Messaging {
     /// Sets the offset at which a group goes on, for those who pull and those who poll.
-    pub async fn set_offset(&self, request: &v2::UpdateOffsetRequest) -> Outcome<v2::UpdateOffsetResponse> {
+    /// A client of a broadcasting group sets its own.
+    pub async fn set_offset(
+        &self,
+        call: &Call,
+        request: &v2::UpdateOffsetRequest,
+    ) -> Outcome<v2::UpdateOffsetResponse> {
         let (topic, queue) = convert::queue(request.message_queue.as_ref())?;
         let group = convert::group(request.group.as_ref())?;
         let to = convert::offset(request.offset)?;
         self.front.group(&group).await?;
+        let group = self.front.broker.consumes_as(&group, &call.client);
         self.front.broker.reset_offset(&topic, &group, queue, to).await?;
         Ok(v2::UpdateOffsetResponse { status: Some(status::ok()) })
     }
 
-    pub fn stored_offset(&self, request: &v2::GetOffsetRequest) -> Outcome<v2::GetOffsetResponse> {
+    pub fn stored_offset(&self, call: &Call, request: &v2::GetOffsetRequest) -> Outcome<v2::GetOffsetResponse> {
         let (topic, queue) = convert::queue(request.message_queue.as_ref())?;
         let group = convert::group(request.group.as_ref())?;
-        let Some(offset) = self.front.broker.group_offset(&topic, &group, queue).map_err(unknown)? else {
+        let consumer = self.front.broker.consumes_as(&group, &call.client);
+        let Some(offset) = self.front.broker.group_offset(&topic, &consumer, queue).map_err(unknown)? else {
             let text = format!("group {group} has no offset in queue {queue} of topic {topic}: it has not begun there");
             return Err(Refusal::new(Code::OffsetNotFound, text));
         };

@@ -54,6 +54,7 @@ impl Messaging {
         if renewed && !self.front.sessions.knows(&call.client) {
             self.front.broker.client_seen(&call.client, Role::Consumer { group: group.clone() });
         }
+        let group = self.front.broker.consumes_as(&group, &call.client);
         let max = poll::batch(request.batch_size, &config.polling);
         let attempt_id = request.attempt_id.as_deref().and_then(AttemptId::parse);
         let take = Take { topic: topic.clone(), group: group.clone(), filter, max, invisible, until, attempt_id };

@@ -50,6 +50,7 @@ impl Messaging {
     ) -> Vec<v2::Status> {
         let parsed: Vec<Result<Receipt, SettleError>> = entries.iter().map(|e| e.receipt_handle.parse()).collect();
         let receipts: Vec<Receipt> = parsed.iter().filter_map(|p| p.as_ref().ok().cloned()).collect();
+        let group = self.front.broker.settles_as(topic, &group, &call.client, &receipts);
         let results = match &*receipts {
             [] => Ok(Vec::new()),
             receipts => self.front.broker.ack(topic, &group, receipts).await,
@@ -102,8 +103,9 @@ impl Messaging {
         let topic = convert::topic(request.topic.as_ref())?;
         let group = convert::group(request.group.as_ref())?;
         let invisible = poll::changed_lease(request.invisible_duration.as_ref(), &self.front.config.leases)?;
-        let holder = Holder { client: call.client.clone(), group };
         let receipt: Receipt = request.receipt_handle.parse()?;
+        let group = self.front.broker.settles_as(&topic, &group, &call.client, std::slice::from_ref(&receipt));
+        let holder = Holder { client: call.client.clone(), group };
         let broker = &self.front.broker;
         let result = match request.suspend() {
             true => broker.suspend(&topic, &holder.group, &receipt, invisible).await,
@@ -123,6 +125,7 @@ impl Messaging {
     ) -> Outcome<v2::ForwardMessageToDeadLetterQueueResponse> {
         let topic = convert::topic(request.topic.as_ref())?;
         let group = convert::group(request.group.as_ref())?;
+        let group = self.front.broker.consumes_as(&group, &call.client);
         let holder = Holder { client: call.client.clone(), group };
         let receipt: Receipt = match &*request.receipt_handle {
             // C++ names the message alone.

@@ -9,8 +9,8 @@ use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
 use crate::{
-    broker::Role,
-    proto::v2::{self, Code, TelemetryCommand, telemetry_command::Command},
+    broker::{Group, Role},
+    proto::v2::{self, Code, TelemetryCommand, settings::PubSub, telemetry_command::Command},
 };
 
 use super::{
@@ -159,10 +159,28 @@ async fn learn(front: &Front, call: &Call, peer: IpAddr, settings: v2::Settings)
     };
     let request_timeout = settings.request_timeout.as_ref().and_then(convert::duration);
     let about = About::of(&settings, peer, front.broker.clock().wall());
+    // Before it is told that it may start: what is sent from now on is for it too.
+    if let Some(group) = group.as_deref().filter(|group| group.broadcast) {
+        join(front, call, group, &settings).await?;
+    }
     let merged = settings::merged(settings, &decided);
     let first = register(front, call, role, request_timeout)?;
     front.sessions.introduce(&call.client, about);
     Ok((merged, first))
+}
+
+/// A client of a broadcasting group begins on the topics that it subscribes to, those that there are.
+async fn join(front: &Front, call: &Call, group: &Group, settings: &v2::Settings) -> Outcome<()> {
+    let Some(PubSub::Subscription(subscription)) = &settings.pub_sub else { return Ok(()) };
+    for entry in &subscription.subscriptions {
+        let topic = convert::topic(entry.topic.as_ref())?;
+        match front.topic(&topic).await {
+            Ok(_) => front.broker.join(&topic, &group.name, &call.client)?,
+            Err(refusal) if refusal.code == Code::TopicNotFound => {}
+            Err(refusal) => return Err(refusal),
+        }
+    }
+    Ok(())
 }
 
 fn register(front: &Front, call: &Call, role: Role, request_timeout: Option<Duration>) -> Outcome<bool> {

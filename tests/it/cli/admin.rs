@@ -77,7 +77,7 @@ fn a_group_lives_from_create_to_delete() {
     assert_eq!(
         made,
         json!({
-            "name": "billing", "fifo": true, "maxAttempts": 16, "retryPolicy": { "delaysMs": [1000, 10000, 120_000] },
+            "name": "billing", "fifo": true, "broadcast": false, "maxAttempts": 16, "retryPolicy": { "delaysMs": [1000, 10000, 120_000] },
             "consumeEnabled": true, "created": true
         })
     );

@@ -13,6 +13,8 @@ mod server;
 mod stage;
 mod transcript;
 
+mod asked;
+mod broadcast;
 mod crash;
 mod delay;
 mod deliver;
@@ -50,6 +52,8 @@ macro_rules! claims_of_simple_consumers {
             redeliver: an_unacked_message_comes_again_after_its_invisible_time,
                 a_message_goes_to_the_dead_letter_topic_after_its_last_attempt;
             groups: two_consumers_of_a_group_share_its_messages, two_groups_both_receive_everything;
+            broadcast: both_simple_consumers_of_a_broadcasting_group_get_every_message,
+                a_killed_server_loses_nothing_for_either_client_of_a_broadcasting_group;
             limits: a_body_of_4_mib_less_one_is_accepted_and_a_larger_one_refused,
                 a_bad_topic_tag_key_and_group_are_refused_with_their_codes;
             tls: tls_and_plaintext_are_served_on_one_port;
@@ -92,6 +96,8 @@ macro_rules! claims_of_push_consumers {
             redeliver: a_message_that_a_listener_failed_comes_again,
                 a_message_that_a_listener_always_fails_goes_to_the_dead_letter_topic,
                 a_listener_may_work_for_longer_than_the_invisible_time, what_a_dead_listener_had_comes_to_another;
+            broadcast: both_push_consumers_of_a_broadcasting_group_get_every_message,
+                a_killed_server_loses_nothing_for_either_push_client_of_a_broadcasting_group;
             groups: two_push_consumers_of_a_group_share_its_messages;
             fifo: push_consumers_of_a_fifo_group_get_each_message_group_in_order,
                 order_of_push_consumers_survives_a_killed_server,
@@ -107,19 +113,29 @@ mod go {
     claims_of_recalling_producers!(super::Client::Go);
     claims_of_push_consumers!(super::Client::Go);
     // The same for every client.
-    claims! { super::Client::Go; crash: a_killed_server_loses_nothing_acknowledged_with_async_flush; }
+    claims! { super::Client::Go;
+        crash: a_killed_server_loses_nothing_acknowledged_with_async_flush;
+        asked: what_a_client_cannot_tell_is_refused_and_it_goes_on;
+    }
 }
 mod java {
     claims_of_simple_consumers!(super::Client::Java);
     claims_of_changing_consumers!(super::Client::Java);
     claims_of_recalling_producers!(super::Client::Java);
     claims_of_push_consumers!(super::Client::Java);
+    // The only client that answers.
+    claims! { super::Client::Java;
+        asked: a_consumer_shows_what_its_threads_are_at,
+            a_consumer_is_given_a_message_to_verify_and_nothing_of_the_groups_changes,
+            a_listener_that_fails_a_message_that_is_verified_is_told_of;
+    }
 }
 mod node {
     claims_of_simple_consumers!(super::Client::Node);
     claims_of_changing_consumers!(super::Client::Node);
     claims_of_recalling_producers!(super::Client::Node);
     claims_of_push_consumers!(super::Client::Node);
+    claims! { super::Client::Node; asked: what_a_client_cannot_tell_is_refused_and_it_goes_on; }
 }
 mod python {
     // The only driver that can: the rules are the server's.
@@ -132,6 +148,7 @@ mod python {
     claims_of_changing_consumers!(super::Client::Python);
     claims_of_recalling_producers!(super::Client::Python);
     claims_of_push_consumers!(super::Client::Python);
+    claims! { super::Client::Python; asked: what_a_client_cannot_tell_is_refused_and_it_goes_on; }
 }
 mod rust {
     claims_of_simple_consumers!(super::Client::Rust);

@@ -58,6 +58,11 @@ impl Server {
         self.running = Some(start(&self.dir, &settings));
     }
 
+    /// Where operators find it.
+    pub fn admin_address(&self) -> &str {
+        &self.admin
+    }
+
     /// Port of the RocketMQ API.
     pub fn port(&self) -> &str {
         port(&self.endpoint)

@@ -335,7 +335,7 @@ fn declared_topics_and_groups_are_applied_and_the_test_pod_passes() {
     let document = file(dir.path(), "topics.yaml", data("topics.yaml"));
     let applied = server.admin_command(&["apply", "-f", text(&document), "--wait", "10s", "--prune", "--yes"]);
     assert!(applied.status.success(), "{}", stderr(&applied));
-    assert!(stdout(&applied).ends_with("5 created, 0 changed, 0 deleted, 0 unchanged\n"), "{}", stdout(&applied));
+    assert!(stdout(&applied).ends_with("6 created, 0 changed, 0 deleted, 0 unchanged\n"), "{}", stdout(&applied));
     // The test pod's containers, with the address that the service would have.
     let (_, pod) = pods(&objects).into_iter().find(|(name, _)| name.contains("-test")).expect("a test pod");
     for container in containers(pod) {

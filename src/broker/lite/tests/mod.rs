@@ -65,6 +65,7 @@ impl World {
         let group = Group {
             name: group(),
             fifo: false,
+            broadcast: false,
             retry_max_times,
             retry_policy: RetryPolicy::apache(),
             consume_enabled: true,

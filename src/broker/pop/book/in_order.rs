@@ -26,15 +26,15 @@ impl First {
 }
 
 impl Book {
-    /// Begins to keep the order of message groups, or ends it. What is in flight when it begins is waited for first. The
-    /// log ends at `end`.
-    pub fn keep_order(&mut self, fifo: bool, end: impl FnOnce() -> PhysicalOffset) {
+    /// Begins to keep the order of message groups, or ends it. What is in flight when it begins is waited for first, and until
+    /// what is done is safe.
+    pub fn keep_order(&mut self, fifo: bool) {
         if fifo == self.lines.is_some() {
             return;
         }
         self.lines = fifo.then(|| {
             let in_flight = self.leases.iter().map(|(_, offset)| *offset);
-            Box::new(Lines::starting_at(self.commit, in_flight, end()))
+            Box::new(Lines::starting_at(self.commit, in_flight, self.safe_at))
         });
         self.order = self.order.wrapping_add(1);
     }
@@ -75,6 +75,7 @@ impl Book {
             return;
         }
         self.mark_done(range.clone());
+        self.safe_at = self.safe_at.max(end);
         if let Some(lines) = &mut self.lines {
             lines.done_at(range, end);
         }

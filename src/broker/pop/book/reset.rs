@@ -1,7 +1,7 @@
 //! Beginning anew, and which receipts that makes void.
 
 use super::{Book, Exception};
-use crate::types::QueueOffset;
+use crate::types::{PhysicalOffset, QueueOffset};
 
 /// A receipt's place in the order in which a book gave them out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,9 +25,11 @@ impl Book {
         issue <= self.void
     }
 
-    /// Begins anew at `to`, whatever was done, in flight or waiting; receipts up to `void` are void.
-    pub fn reset(&mut self, to: QueueOffset, void: Issue) {
-        *self = Self { nonce: self.nonce, void, order: self.order.wrapping_add(1), ..Self::starting_at(to) };
+    /// Begins anew at `to`, whatever was done, in flight or waiting, by a record that ends at `end`; receipts up to `void` are
+    /// void.
+    pub fn reset(&mut self, to: QueueOffset, void: Issue, end: PhysicalOffset) {
+        let order = self.order.wrapping_add(1);
+        *self = Self { nonce: self.nonce, void, order, safe_at: end, ..Self::starting_at(to) };
     }
 
     /// Restores what a snapshot says of receipts.

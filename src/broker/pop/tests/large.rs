@@ -32,7 +32,7 @@ async fn books_are_bounded_and_a_deletion_makes_room() {
     world.take(1).await;
     let refused = world.broker.take(Take { group: other.clone(), ..world.poll(1) }).await;
     assert!(
-        matches!(refused, Err(TakeError::TooManyBooks(crate::broker::TooManyBooks { books: 4, max: 4 }))),
+        matches!(refused, Err(TakeError::TooManyBooks(crate::broker::TooManyBooks::Books { books: 4, max: 4 }))),
         "{refused:?}"
     );
     world.take(1).await;

@@ -1,5 +1,6 @@
 //! The rules of consumption, on the real broker and store over the simulated disk.
 
+mod broadcasting;
 mod fifo;
 mod large;
 mod model;
@@ -72,6 +73,7 @@ impl World {
         let group = Group {
             name: group,
             fifo: false,
+            broadcast: false,
             retry_max_times: ATTEMPTS - 1,
             retry_policy: RetryPolicy::apache(),
             consume_enabled: true,

@@ -19,6 +19,7 @@ fn group_there(name: &str, delays: &[u64]) -> pb::Group {
     pb::Group {
         name: name.into(),
         fifo: false,
+        broadcast: false,
         max_attempts: 17,
         retry_policy: Some(group::customized(delays.iter().copied().map(Duration::from_secs).collect())),
         consume_enabled: true,
@@ -36,13 +37,13 @@ fn present(topics: &[pb::Topic], groups: &[pb::Group]) -> Present {
 fn what_is_not_there_is_created_with_what_the_entry_names() {
     let wanted = document(
         "topics: [{name: a, type: fifo, queues: 3, writable: false}, {name: b}]\n\
-         groups: [{name: g, fifo: true, consumeEnabled: false}]",
+         groups: [{name: g, fifo: true, broadcast: true, consumeEnabled: false}]",
     );
     let plan = Plan::between(&wanted, &Present::default(), false);
     assert_eq!(
         as_text(&plan),
         "+ topic a  type FIFO, queues 3, readable true, writable false\n".replace("readable true, ", "")
-            + "+ topic b\n+ group g  fifo true, consumeEnabled false\n"
+            + "+ topic b\n+ group g  fifo true, broadcast true, consumeEnabled false\n"
     );
     let made = pb::CreateTopicRequest { name: "a".into(), r#type: pb::TopicType::Fifo.into(), queues: Some(3) };
     let closed = pb::UpdateTopicRequest { name: "a".into(), writable: Some(false), ..Default::default() };

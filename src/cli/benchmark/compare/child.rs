@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{super::args::Endpoint, Subject};
+use super::{super::args::Endpoint, Subject, disk::Disk};
 
 /// From exec until it listens.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
@@ -44,6 +44,11 @@ impl Stage {
         let stage = Self { dir, child: Arc::default() };
         end_on_signal(stage.dir.clone(), stage.child.clone())?;
         Ok(stage)
+    }
+
+    /// Measures the disk that the stores are on, while nothing else writes to it.
+    pub fn disk(&self) -> std::io::Result<Disk> {
+        Disk::measure(&self.dir)
     }
 
     /// Starts a subject with an empty store and waits until it listens.

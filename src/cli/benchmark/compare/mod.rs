@@ -4,6 +4,7 @@
 //! nor another subject's leftovers favour one of them. What counts is the median over the rounds.
 
 pub mod child;
+pub mod disk;
 pub mod medians;
 pub mod sample;
 
@@ -14,6 +15,7 @@ use serde::Serialize;
 
 use super::args;
 use child::Stage;
+use disk::Disk;
 use medians::Medians;
 use sample::Sample;
 
@@ -79,13 +81,14 @@ struct Told<'a> {
     connections: u32,
     in_flight: u32,
     batch: u64,
+    disk: Disk,
     medians: &'a Medians,
     samples: &'a [Sample],
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let stage = Stage::build(&args.store).with_context(|| format!("a store below {}", args.store.display()))?;
-    let mut samples = Vec::new();
+    let (mut samples, mut disks) = (Vec::new(), Vec::new());
     for round in 1..=args.rounds {
         for subject in Subject::ALL {
             let sample = sample::take(args, &stage, subject).with_context(|| format!("round {round}, {subject:?}"))?;
@@ -94,8 +97,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             }
             samples.push(sample);
         }
+        disks.push(stage.disk().with_context(|| format!("round {round}, writing a file"))?);
     }
-    let medians = Medians::of(&samples);
+    let (medians, disk) = (Medians::of(&samples), Disk::median(&disks));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let told = Told {
         benchmark: "compare",
@@ -105,6 +109,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         connections: args.connections,
         in_flight: args.in_flight,
         batch: args.batch,
+        disk,
         medians: &medians,
         samples: &samples,
     };
@@ -116,6 +121,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             args.rounds, args.size, args.connections, args.in_flight
         );
         print!("{medians}");
+        println!("the disk, by itself: {disk}");
     }
     Ok(ExitCode::SUCCESS)
 }

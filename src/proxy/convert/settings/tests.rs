@@ -42,7 +42,7 @@ fn merge(settings: v2::Settings, group: Option<&Group>) -> v2::Settings {
 
 fn group(retry_policy: RetryPolicy) -> Group {
     let name = GroupName::parse("g").unwrap();
-    Group { name, fifo: true, retry_max_times: 3, retry_policy, consume_enabled: true }
+    Group { name, fifo: true, broadcast: false, retry_max_times: 3, retry_policy, consume_enabled: true }
 }
 
 fn subscription(settings: &v2::Settings) -> &v2::Subscription {
