@@ -140,7 +140,9 @@ fn refusal(error: ResendError) -> Status {
     let code = match &error {
         ResendError::GroupNotFound(_) | ResendError::TopicNotFound(_) | ResendError::NoLetter { .. } => Code::NotFound,
         ResendError::NotWritable(_) | ResendError::Done(_) | ResendError::NoOrigin(_) => Code::FailedPrecondition,
-        ResendError::TooManyBooks { .. } | ResendError::Append(AppendError::Busy { .. }) => Code::ResourceExhausted,
+        ResendError::TooManyBooks { .. } | ResendError::NotTaken(_) | ResendError::Append(AppendError::Busy { .. }) => {
+            Code::ResourceExhausted
+        }
         ResendError::Append(_) | ResendError::Read(_) | ResendError::Unconfirmed(_) => Code::Unavailable,
     };
     Status::new(code, error.to_string())

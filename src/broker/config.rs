@@ -56,9 +56,10 @@ pub struct Config {
     pub transaction_checks_max: u32,
     /// `transactionPendingMax`: half messages that wait for their decision at most.
     pub transactions_max: usize,
-    /// `liteTopicsMax`: lite topics of one topic at most.
+    /// `liteTopicsMax`: lite topics of all topics together at most.
     pub lite_topics_max: usize,
-    /// `liteMessagesMax`: stored messages of the lite topics of one topic at most.
+    /// `liteMessagesMax`: messages of all lite topics together that are known at most; beyond it those go that every
+    /// group is past.
     pub lite_messages_max: usize,
     /// `liteSubscriptionQuota`: lite topics that one client may subscribe to in one topic.
     pub lite_subscription_quota: usize,
@@ -66,7 +67,7 @@ pub struct Config {
     pub lite_subscriptions_max: usize,
     /// `maxLiteTopicSize`: characters of a lite topic's name at most.
     pub lite_name_max: usize,
-    /// `liteTopicIdleTime`: a lite topic that had neither messages nor subscribers for this long ends.
+    /// `liteTopicIdleTime`: a lite topic that had neither stored messages nor subscribers for this long ends.
     pub lite_topic_idle: Duration,
     /// `syncFlushTimeout`: how long a send or an acknowledgement waits to be as safe as the flush policy says, before it is
     /// answered that this is not known.

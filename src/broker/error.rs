@@ -33,12 +33,16 @@ pub enum ProduceError {
     NotWritable(TopicName),
     #[error("topic {topic} takes {} messages, this one is {}; use a topic of that type", expected.as_str(), actual.as_str())]
     TypeConflict { topic: TopicName, expected: MessageType, actual: MessageType },
-    #[error("the topic has {max} lite topics, which is the most; wait until idle ones end, or raise liteTopicsMax")]
+    #[error(
+        "the server has {max} lite topics, which is the most; idle ones end once their messages have expired; or raise \
+         liteTopicsMax"
+    )]
     TooManyLiteTopics { max: usize },
     #[error("the lite topic {0:?} has the same id as another one of its topic; choose another name")]
     LiteTopicTaken(String),
     #[error(
-        "{messages} messages of lite topics are stored in the topic, which is the most; they expire with          fileReservedTime; or raise liteMessagesMax"
+        "{messages} messages of lite topics wait for a group that has not consumed them, which is the most; they expire \
+         with fileReservedTime; or raise liteMessagesMax"
     )]
     LiteFull { messages: usize, max: usize },
     #[error("the body has {size} bytes, maxMessageSize is {max}")]
@@ -108,6 +112,8 @@ pub enum TakeError {
     PollingFull { parked: usize, max: usize, setting: &'static str },
     #[error("the server has {0} groups, which is its limit; delete some or raise groupsMax")]
     TooManyGroups(usize),
+    #[error("too many clients of lite topics are known; wait until some are gone")]
+    TooManyLiteClients,
     #[error(transparent)]
     TooManyBooks(#[from] TooManyBooks),
     #[error(
@@ -115,7 +121,10 @@ pub enum TakeError {
          raise popInflightTotalMax"
     )]
     TooManyInFlight { held: usize, max: usize },
-    #[error("topic {0} is of type LITE, whose messages go to lite consumers: subscribe to lite topics of it")]
+    #[error(
+        "topic {0} is of type LITE, whose messages go to lite consumers alone: use the client's LitePushConsumer or \
+         LiteSimpleConsumer, and subscribe to lite topics of it"
+    )]
     LiteOnly(TopicName),
     #[error(
         "topic {0} is not of type LITE, so it has no lite topics; `ferromq topic create NAME --type lite` makes one"
@@ -136,10 +145,15 @@ pub enum LiteError {
     Take(#[from] TakeError),
     #[error("the client would subscribe to {count} lite topics, the most is {max}; raise {setting}")]
     SubscriptionQuota { count: usize, max: usize, setting: &'static str },
-    #[error("the topic has {max} lite topics, which is the most; wait until idle ones end, or raise liteTopicsMax")]
+    #[error(
+        "the server has {max} lite topics, which is the most; idle ones end once their messages have expired; or raise \
+         liteTopicsMax"
+    )]
     TopicQuota { max: usize },
     #[error("the lite topic {0:?} has the same id as another one of its topic; choose another name")]
     Taken(String),
+    #[error("the client's subscriptions ended while they changed; subscribe again")]
+    Gone,
     #[error(transparent)]
     Settle(#[from] SettleError),
     #[error(transparent)]

@@ -115,6 +115,11 @@ impl LongPoll {
         Arc::clone(queues.entry(topic.clone()).or_default().entry(queue).or_insert_with(line))
     }
 
+    /// A line of its own, for polls that wait for something of their own: who knows of it wakes it, also at the end.
+    pub fn loose_line(&self) -> Arc<Line> {
+        self.new_line(false)
+    }
+
     fn new_line(&self, all: bool) -> Arc<Line> {
         Arc::new(Line { room: Arc::clone(&self.room), seats: Mutex::new(Seats { all, ..Seats::default() }) })
     }
@@ -215,16 +220,8 @@ impl Line {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Wakes the polls that have this filter, since it lets more through than before.
-    pub fn wake_those(&self, filter: &Filter) {
-        let mut wakers = Vec::new();
-        for waiting in self.seats.lock().waiting.values_mut().filter(|waiting| waiting.filter == *filter) {
-            waiting.wake(Cause::Any, &mut wakers);
-        }
-        wakers.into_iter().for_each(Waker::wake);
-    }
-
-    fn wake_all(&self) {
+    /// Sends all of its polls to look.
+    pub fn wake_all(&self) {
         let mut wakers = Vec::new();
         for waiting in self.seats.lock().waiting.values_mut() {
             waiting.wake(Cause::Any, &mut wakers);

@@ -78,7 +78,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     metadata: metadata::Metadata,
     clients: clients::Clients,
-    lite: lite::Lite,
+    lite: Arc<lite::Lite>,
     pop: pop::Pop,
     timers: delay::Timers,
     transactions: transaction::Transactions,
@@ -100,10 +100,10 @@ impl Broker {
     pub fn open(config: Config, store: Store, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
         let metadata = metadata::Metadata::load(&store)?;
         let clients = clients::Clients::default();
-        let pop = pop::Pop::open(&config, &store, &clock)?;
+        let lite = Arc::new(lite::Lite::default());
+        let pop = pop::Pop::open(&config, &store, &clock, &lite)?;
         let timers = delay::Timers::new(clock.as_ref());
         let transactions = transaction::Transactions::new(&config);
-        let lite = lite::Lite::default();
         let meters = meters::Meters::new(config.series_max);
         let sightings = story::Sightings::since(clock.wall());
         let inner =
@@ -138,6 +138,7 @@ impl Broker {
     /// that they are at: what is left is found in the log at the next start.
     pub fn end_polls(&self) {
         self.inner.pop.end_polls();
+        self.inner.lite.wake_all();
     }
     fn is_ending(&self) -> bool {
         self.inner.pop.polls().has_ended()

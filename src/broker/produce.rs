@@ -86,7 +86,7 @@ impl Broker {
             // Another send may have been faster.
             self.check_types(&entry, &drafts)?;
         }
-        self.open_lite_topics(&entry.topic, &drafts)?;
+        self.open_lite_topics(&entry.topic, &drafts).await?;
         let (produced, end) = self.append_drafts(&entry, drafts)?;
         self.confirmed(end).await?;
         Ok(produced)

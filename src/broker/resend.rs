@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::{
-    Broker, Topic, Unconfirmed,
+    Broker, ProduceError, Topic, Unconfirmed,
     pop::{QueueBook, TooManyBooks},
     produce::queue_of,
 };
@@ -66,6 +66,9 @@ pub enum ResendError {
     NoOrigin(QueueOffset),
     #[error("the server keeps {books} books, one for each queue and group, the most is {max}; raise popBooksMax")]
     TooManyBooks { books: usize, max: usize },
+    /// Of a topic of type LITE.
+    #[error(transparent)]
+    NotTaken(#[from] ProduceError),
     #[error(transparent)]
     Append(#[from] AppendError),
     #[error(transparent)]
@@ -88,7 +91,8 @@ impl ResendError {
             | Self::NotWritable(_)
             | Self::NoLetter { .. }
             | Self::Done(_)
-            | Self::NoOrigin(_) => true,
+            | Self::NoOrigin(_)
+            | Self::NotTaken(_) => true,
             Self::Append(error) => {
                 matches!(error, AppendError::TooLarge { .. } | AppendError::PropertiesTooLarge { .. })
             }
@@ -157,6 +161,7 @@ impl Broker {
         let origin = message.properties.get(key::DLQ_ORIGIN_TOPIC).or(message.properties.get(key::RETRY_TOPIC));
         let origin = origin.and_then(|name| TopicName::parse(name).ok()).ok_or(ResendError::NoOrigin(offset))?;
         let topic = self.open_topic(&origin)?;
+        self.open_lite_topic(&topic, message.lite_topic())?;
         let unit = vec![again_for(&message, &topic)];
         let append = |unit: &[NewMessage]| self.append_to_topic(&topic.name, unit, Purpose::User);
         match self.append_done_through(&book, offset, unit.clone(), append)? {
@@ -171,6 +176,7 @@ impl Broker {
     /// Sends a copy of a stored message to its topic. Waits for the disk.
     pub fn resend(&self, message: &StoredMessage) -> Result<(Resent, PhysicalOffset), ResendError> {
         let topic = self.open_topic(&message.topic)?;
+        self.open_lite_topic(&topic, message.lite_topic())?;
         self.append_again(vec![again_for(message, &topic)])
     }
 

@@ -37,6 +37,11 @@ pub struct Subscribed {
 }
 
 impl About {
+    /// Whether it is a consumer of lite topics.
+    pub fn is_lite(&self) -> bool {
+        matches!(self.client_type.as_str(), "LITE_PUSH_CONSUMER" | "LITE_SIMPLE_CONSUMER")
+    }
+
     /// Out of settings that were checked.
     pub fn of(settings: &v2::Settings, peer: IpAddr, now: Timestamp) -> Self {
         let agent = settings.user_agent.clone().unwrap_or_default();

@@ -165,6 +165,7 @@ impl From<TakeError> for Refusal {
             TakeError::PollingFull { .. }
             | TakeError::TooManyGroups(_)
             | TakeError::TooManyBooks(_)
+            | TakeError::TooManyLiteClients
             | TakeError::TooManyInFlight { .. } => Code::TooManyRequests,
             TakeError::LiteOnly(_) | TakeError::NotLite(_) => Code::BadRequest,
             TakeError::Read(read) => read_code(read),
@@ -182,6 +183,7 @@ impl From<LiteError> for Refusal {
             LiteError::SubscriptionQuota { .. } => Code::LiteSubscriptionQuotaExceeded,
             LiteError::TopicQuota { .. } => Code::LiteTopicQuotaExceeded,
             LiteError::Taken(_) => Code::IllegalLiteTopic,
+            LiteError::Gone => Code::TooManyRequests,
             LiteError::Unconfirmed(ref why) => unconfirmed_code(why),
         };
         Self::new(code, error)

@@ -89,6 +89,10 @@ impl Queue {
     pub fn id(&self) -> QueueId {
         self.state.id()
     }
+    /// Its topic was deleted: nothing comes to it any more, and one of the same name is another queue.
+    pub fn is_deleted(&self) -> bool {
+        self.state.is_deleted()
+    }
     /// First offset whose message is still stored.
     pub fn min(&self) -> QueueOffset {
         self.state.min()

@@ -1,87 +1,191 @@
-//! Lite topics and sets that nobody uses end.
+//! Lite topics and sets that nobody uses end, and room is made when there is too much.
 
-use std::{sync::atomic::Ordering, time::Duration};
-
-use super::Lite;
-use crate::{
-    broker::Broker,
-    types::{ClientId, Deadline, TopicName},
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
-/// How often idle lite topics are looked for: a look costs about 50 ns for each lite topic.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
+use super::{CHUNK, Lite, LiteSet, Parent};
+use crate::{
+    broker::{Broker, ReadError},
+    types::{ClientId, Deadline, GroupName, LiteId, QueueOffset, TopicName},
+};
+
+/// How often idle lite topics are looked for: a look costs about 100 ns for each lite topic, on a thread of its own.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 /// Notices that wait to be handed to the front at most. One that is lost costs a client one refusal or nothing: its next
 /// refresh makes the lite topic anew.
 const DROPPED_MAX: usize = 100_000;
+/// Notices that are handed over at once.
+const NOTICES: usize = 1000;
+/// How often consumed messages are looked for at most when there are too many: a look costs about 100 ns for each lite
+/// topic and group.
+const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Lite {
-    fn drop_name(&self, client: &ClientId, name: &str) {
-        let mut dropped = self.dropped.lock();
-        if dropped.len() < DROPPED_MAX {
-            dropped.push_back((client.clone(), name.into()));
+    fn drop_names(&self, parent: &Parent, set: &LiteSet, ids: &[LiteId]) {
+        for chunk in ids.chunks(CHUNK) {
+            let index = parent.known();
+            let names: Vec<String> = chunk.iter().filter_map(|id| index.name(*id).map(String::from)).collect();
+            drop(index);
+            let mut dropped = self.dropped.lock();
+            let room = DROPPED_MAX.saturating_sub(dropped.len());
+            dropped.extend(names.into_iter().take(room).map(|name| (set.client.clone(), name)));
         }
     }
 
     /// A client is gone, and its sets with it.
     pub fn client_gone(&self, client: &ClientId, now: Deadline) {
         if self.any.load(Ordering::Relaxed) {
-            self.sets.take_client(client).iter().for_each(|set| self.let_go(set, now));
+            self.sets.take_client(client).iter().for_each(|set| drop(self.let_go(set, now)));
         }
     }
 
     /// The topic was deleted, and its lite topics with it.
     pub fn forget_topic(&self, topic: &TopicName, now: Deadline) {
-        if !self.any.load(Ordering::Relaxed) {
-            return;
+        if self.any.load(Ordering::Relaxed) {
+            self.end_sets(|set| set.topic == *topic, now);
+            self.parents.write().remove(topic);
         }
-        for set in self.sets.take_topic(topic) {
-            if let Some(parent) = self.parents.read().get(topic) {
-                let index = parent.index.lock();
-                let names = super::Sets::ids(&set).into_iter().filter_map(|id| index.name(id).map(String::from));
-                names.for_each(|name| self.drop_name(&set.client, &name));
+    }
+
+    /// The group was deleted: its clients have nothing any more.
+    pub fn forget_group(&self, group: &GroupName, now: Deadline) {
+        if self.any.load(Ordering::Relaxed) {
+            self.end_sets(|set| set.group == *group, now);
+        }
+    }
+
+    /// Ends sets, and has their clients told.
+    fn end_sets(&self, which: impl Fn(&LiteSet) -> bool, now: Deadline) {
+        for set in self.sets.take(which) {
+            let ids = self.let_go(&set, now);
+            if let Some(parent) = self.known_parent(&set.topic) {
+                self.drop_names(&parent, &set, &ids);
             }
-            self.let_go(&set, now);
         }
-        self.parents.write().remove(topic);
+    }
+
+    fn all_parents(&self) -> Vec<(TopicName, Arc<Parent>)> {
+        self.parents.read().iter().map(|(name, parent)| (name.clone(), Arc::clone(parent))).collect()
     }
 }
 
 impl Broker {
     /// Ends sets that were not used for `channelExpiredTimeout`, and lite topics that had neither messages nor subscribers
-    /// for `liteTopicIdleTime`; says which client is to be told that it does not have which lite topic any more.
-    pub fn expire_lite(&self) -> Vec<(ClientId, String)> {
+    /// for `liteTopicIdleTime`; says which client is to be told that it does not have which lite topic any more, a thousand
+    /// at once.
+    pub async fn expire_lite(&self) -> Vec<(ClientId, String)> {
         let (lite, now) = (&self.inner.lite, self.inner.clock.now());
         if !lite.any.load(Ordering::Relaxed) {
             return Vec::new();
         }
-        for set in lite.sets.take_unused(self.inner.config.client_timeout, now) {
-            lite.let_go(&set, now);
-        }
         let swept = Deadline::from_micros(lite.swept.load(Ordering::Relaxed));
         if swept.plus(SWEEP_INTERVAL) <= now {
             lite.swept.store(now.as_micros(), Ordering::Relaxed);
-            self.sweep_lite(now);
+            let broker = self.clone();
+            if let Err(error) = self.behind_the_runtime(move || broker.sweep_lite(now)).await {
+                tracing::warn!(%error, "looking for idle lite topics ended early");
+            }
         }
-        lite.dropped.lock().drain(..).collect()
+        let mut dropped = lite.dropped.lock();
+        let count = dropped.len().min(NOTICES);
+        dropped.drain(..count).collect()
     }
 
+    /// Waits for the disk.
     fn sweep_lite(&self, now: Deadline) {
-        let (lite, idle) = (&self.inner.lite, self.inner.config.lite_topic_idle);
+        let (lite, config) = (&self.inner.lite, &self.inner.config);
+        for set in lite.sets.take_unused(config.client_timeout, now) {
+            lite.let_go(&set, now);
+        }
         // Just after the start nothing is known to be idle for so long; what retention has deleted is forgotten all the same.
-        let idle = u64::try_from(idle.as_micros()).unwrap_or(u64::MAX);
+        let idle = u64::try_from(config.lite_topic_idle.as_micros()).unwrap_or(u64::MAX);
         let idle_since = now.as_micros().checked_sub(idle).map(Deadline::from_micros);
-        let parents: Vec<_> = lite.parents.read().iter().map(|(name, parent)| (name.clone(), parent.clone())).collect();
-        for (topic, parent) in parents {
-            let gone = match parent.index(now) {
-                Ok(mut index) => index.expire(parent.queue.min(), idle_since),
-                Err(error) => {
-                    tracing::warn!(%topic, %error, "could not look for idle lite topics");
-                    continue;
-                }
+        for (topic, parent) in lite.all_parents() {
+            match self.sweep_parent(&topic, &parent, idle_since) {
+                Ok(0) => {}
+                Ok(count) => tracing::debug!(%topic, count, "idle lite topics ended"),
+                Err(error) => tracing::warn!(%topic, %error, "could not look for idle lite topics"),
+            }
+        }
+        if lite.totals.messages.load(Ordering::Relaxed) > config.lite_messages_max / 4 * 3 {
+            self.make_lite_room();
+        }
+    }
+
+    fn sweep_parent(
+        &self,
+        topic: &TopicName,
+        parent: &Parent,
+        idle_since: Option<Deadline>,
+    ) -> Result<usize, ReadError> {
+        parent.catch_up(self.inner.clock.now())?;
+        let min = parent.queue.min();
+        let (mut after, mut count) = (None, 0);
+        loop {
+            let ids = parent.known().ids(after, CHUNK);
+            let Some(last) = ids.last() else { break };
+            after = Some(*last);
+            let mut index = parent.known();
+            let ends = |id: &LiteId| {
+                let idle_since = idle_since.filter(|_| !parent.is_wanted(*id, None, None));
+                index.expire(*id, min, idle_since)
             };
-            self.forget_lanes(&topic, &gone);
+            let gone: Vec<_> = ids.into_iter().filter(ends).collect();
+            drop(index);
+            count += gone.len();
             if !gone.is_empty() {
-                tracing::debug!(%topic, count = gone.len(), "idle lite topics ended");
+                self.forget_lanes(topic, &gone, min);
+            }
+        }
+        self.forget_lanes(topic, &[], min);
+        Ok(count)
+    }
+
+    /// Whether it was just tried to make room.
+    pub(super) fn made_lite_room(&self) -> bool {
+        let recent = |at: Deadline| self.inner.clock.now() < at.plus(TRIM_INTERVAL);
+        self.inner.lite.trimmed.try_lock().is_some_and(|trimmed| trimmed.is_some_and(recent))
+    }
+
+    /// Makes room for messages, unless that was just tried.
+    pub(super) fn make_lite_room(&self) {
+        // Who waits here finds that somebody else has done it.
+        let mut trimmed = self.inner.lite.trimmed.lock();
+        let now = self.inner.clock.now();
+        if trimmed.is_none_or(|at| at.plus(TRIM_INTERVAL) <= now) {
+            self.trim_lite();
+            *trimmed = Some(now);
+        }
+    }
+
+    /// Forgets the messages that every group is past that has begun in their lite topic, or wants it. They stay stored, but
+    /// no group can begin with them.
+    pub(super) fn trim_lite(&self) {
+        for (topic, parent) in self.inner.lite.all_parents() {
+            let books = self.lite_books(&topic);
+            // What waits for an attempt is needed where a group has done nothing yet, and nobody may have come back for it.
+            let held: Vec<_> = books.iter().map(|book| book.open().book.held_lanes()).collect();
+            let mut after = None;
+            loop {
+                let ids = parent.known().ids(after, CHUNK);
+                let Some(last) = ids.last() else { break };
+                after = Some(*last);
+                let mut floors: Vec<(LiteId, Option<QueueOffset>)> = ids.into_iter().map(|id| (id, None)).collect();
+                for (book, held) in books.iter().zip(&held) {
+                    let pages = book.open();
+                    for (id, floor) in &mut floors {
+                        let begun = pages.book.cursor(*id);
+                        if begun.is_some() || held.contains(id) || parent.is_wanted(*id, None, Some(&book.owner.group))
+                        {
+                            let at = begun.unwrap_or_default();
+                            *floor = Some(floor.map_or(at, |floor| floor.min(at)));
+                        }
+                    }
+                }
+                let mut index = parent.known();
+                floors.into_iter().filter_map(|(id, floor)| Some((id, floor?))).for_each(|(id, to)| index.trim(id, to));
             }
         }
     }

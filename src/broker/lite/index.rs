@@ -5,26 +5,38 @@
 //! from the queue's beginning (20 bytes for each message that is still stored).
 //!
 //! Memory: about 200 bytes for each lite topic, and 8 for each message that is stored (up to 16 while a lite topic grows);
-//! `liteTopicsMax` and `liteMessagesMax` bound them.
+//! `liteTopicsMax` and `liteMessagesMax` bound them, over all parents. When there are too many messages, those go that every
+//! group is past ([`Index::trim`]): no group can then begin with them.
 
-use std::collections::{HashMap, VecDeque, hash_map::Entry};
+use std::{
+    collections::{BTreeMap, VecDeque, btree_map::Entry as Slot},
+    ops::Bound,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use crate::{
-    store::{Queue, ReadError},
+    store::Entry,
     types::{Deadline, LiteId, QueueOffset},
 };
 
-/// Entries that are read at once.
-const CHUNK: usize = 4096;
+/// Of all parents.
+#[derive(Debug, Default)]
+pub struct Totals {
+    pub topics: AtomicUsize,
+    /// Offsets that are known.
+    pub messages: AtomicUsize,
+}
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Index {
     /// The queue is known up to here.
     seen: QueueOffset,
-    topics: HashMap<LiteId, LiteTopic>,
-    /// Offsets in all of them.
-    messages: usize,
+    topics: BTreeMap<LiteId, LiteTopic>,
+    totals: Arc<Totals>,
 }
 
 /// One lite topic.
@@ -32,24 +44,28 @@ pub struct Index {
 struct LiteTopic {
     /// Known once somebody has named it since the start.
     name: Option<Box<str>>,
-    /// Of its messages that are stored, ascending.
+    /// Of its messages that are stored, ascending; without the first ones that every group is past, if there are too many.
     offsets: VecDeque<QueueOffset>,
+    /// Behind its last message.
+    end: QueueOffset,
     /// When it was last sent to, or subscribed to.
     active: Deadline,
-    /// Clients that have it in their sets.
-    subscribers: u32,
 }
 
 /// Why there is no such lite topic, and none is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closed {
-    /// The parent has this many.
-    Full(usize),
+    /// There are as many as there may be.
+    Full,
     /// Another name has its id.
     Taken,
 }
 
 impl Index {
+    pub fn new(totals: Arc<Totals>) -> Self {
+        Self { seen: QueueOffset::ZERO, topics: BTreeMap::new(), totals }
+    }
+
     /// How far the queue is known.
     pub fn seen(&self) -> QueueOffset {
         self.seen
@@ -59,35 +75,23 @@ impl Index {
         self.topics.len()
     }
 
-    pub fn messages(&self) -> usize {
-        self.messages
-    }
-
-    pub fn has(&self, id: LiteId) -> bool {
-        self.topics.contains_key(&id)
-    }
-
-    /// Those that have messages.
-    pub fn stored(&self) -> impl Iterator<Item = LiteId> {
-        self.topics.iter().filter(|(_, topic)| !topic.offsets.is_empty()).map(|(id, _)| *id)
-    }
-
-    /// Takes in what came to the queue since.
-    pub fn catch_up(&mut self, queue: &Queue, now: Deadline) -> Result<(), ReadError> {
-        let max = queue.max();
-        self.seen = self.seen.max(queue.min());
-        while self.seen < max {
-            let entries = queue.entries(self.seen, CHUNK)?;
-            let Some(last) = entries.last() else { break };
-            self.seen = last.offset.plus(1);
-            self.messages += entries.len();
-            for entry in entries {
-                let topic = self.topics.entry(LiteId::from_code(entry.tags_code)).or_default();
-                topic.offsets.push_back(entry.offset);
-                topic.active = now;
-            }
+    /// Takes in entries that were read from `from` on, or from where the queue began then; not if somebody else has done so.
+    pub fn take_in(&mut self, from: QueueOffset, entries: &[Entry], now: Deadline) {
+        let Some(last) = entries.last().filter(|_| from >= self.seen) else { return };
+        self.seen = last.offset.plus(1);
+        self.totals.messages.fetch_add(entries.len(), Ordering::Relaxed);
+        for entry in entries {
+            let topic = match self.topics.entry(LiteId::from_code(entry.tags_code)) {
+                Slot::Occupied(known) => known.into_mut(),
+                Slot::Vacant(new) => {
+                    self.totals.topics.fetch_add(1, Ordering::Relaxed);
+                    new.insert(LiteTopic::default())
+                }
+            };
+            topic.offsets.push_back(entry.offset);
+            topic.end = entry.offset.plus(1);
+            topic.active = now;
         }
-        Ok(())
     }
 
     /// The first message of a lite topic at or behind an offset.
@@ -99,6 +103,13 @@ impl Index {
         }
     }
 
+    /// How many messages of a lite topic lie at or behind an offset, and the first of them.
+    pub fn from(&self, id: LiteId, from: QueueOffset) -> (u64, Option<QueueOffset>) {
+        let Some(topic) = self.topics.get(&id) else { return (0, None) };
+        let at = topic.offsets.partition_point(|offset| *offset < from);
+        ((topic.offsets.len() - at) as u64, topic.offsets.get(at).copied())
+    }
+
     /// The message that is the `n`th from the end, or the first; the queue's end when there is none.
     pub fn tail(&self, id: LiteId, n: u64) -> QueueOffset {
         let Some(topic) = self.topics.get(&id) else { return self.seen };
@@ -106,13 +117,17 @@ impl Index {
         topic.offsets.get(at).copied().unwrap_or(self.seen)
     }
 
-    /// Makes the lite topic if need be, and says that it is in use.
+    /// Makes the lite topic if need be, when there are less than `max`, and says that it is in use.
     pub fn open(&mut self, name: &str, max: usize, now: Deadline) -> Result<LiteId, Closed> {
-        let (id, count) = (LiteId::of(name), self.topics.len());
+        let id = LiteId::of(name);
         let topic = match self.topics.entry(id) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(_) if count >= max => return Err(Closed::Full(count)),
-            Entry::Vacant(new) => new.insert(LiteTopic::default()),
+            Slot::Occupied(known) => known.into_mut(),
+            Slot::Vacant(new) => {
+                let one_more = |count| Some(count + 1).filter(|count| *count <= max);
+                let counted = self.totals.topics.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+                counted.map_err(|_| Closed::Full)?;
+                new.insert(LiteTopic::default())
+            }
         };
         match &topic.name {
             Some(known) if **known != *name => return Err(Closed::Taken),
@@ -123,17 +138,9 @@ impl Index {
         Ok(id)
     }
 
-    /// Another client subscribes to it.
-    pub fn subscribed(&mut self, id: LiteId) {
+    /// A client wants it no more.
+    pub fn touch(&mut self, id: LiteId, now: Deadline) {
         if let Some(topic) = self.topics.get_mut(&id) {
-            topic.subscribers += 1;
-        }
-    }
-
-    /// A client does not any more.
-    pub fn unsubscribed(&mut self, id: LiteId, now: Deadline) {
-        if let Some(topic) = self.topics.get_mut(&id) {
-            topic.subscribers = topic.subscribers.saturating_sub(1);
             topic.active = now;
         }
     }
@@ -142,37 +149,52 @@ impl Index {
         self.topics.get(&id)?.name.as_deref()
     }
 
-    /// Forgets the messages that are not stored any more, and the lite topics that have none, nobody subscribes to and were
-    /// idle since before `idle_since`, if that is known; those.
-    pub fn expire(&mut self, min: QueueOffset, idle_since: Option<Deadline>) -> Vec<LiteId> {
-        let mut gone = Vec::new();
-        let messages = &mut self.messages;
-        self.topics.retain(|id, topic| {
-            let expired = topic.offsets.partition_point(|offset| *offset < min);
-            topic.offsets.drain(..expired);
-            *messages -= expired;
-            if topic.offsets.len() < topic.offsets.capacity() / 4 {
-                topic.offsets.shrink_to(topic.offsets.len() * 2);
-            }
-            let stays = !topic.offsets.is_empty()
-                || topic.subscribers > 0
-                || idle_since.is_none_or(|since| topic.active > since);
-            if !stays {
-                gone.push(*id);
-            }
-            stays
-        });
-        gone
+    /// The next lite topics behind `after`, at most `max`.
+    pub fn ids(&self, after: Option<LiteId>, max: usize) -> Vec<LiteId> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.topics.range((from, Bound::Unbounded)).take(max).map(|(id, _)| *id).collect()
     }
 
-    /// Bytes of memory that it takes.
+    /// Forgets messages below `floor`: they are not stored any more, or every group is past them.
+    pub fn trim(&mut self, id: LiteId, floor: QueueOffset) {
+        let Some(topic) = self.topics.get_mut(&id) else { return };
+        let expired = topic.offsets.partition_point(|offset| *offset < floor);
+        topic.offsets.drain(..expired);
+        self.totals.messages.fetch_sub(expired, Ordering::Relaxed);
+        if topic.offsets.len() < topic.offsets.capacity() / 4 {
+            topic.offsets.shrink_to(topic.offsets.len() * 2);
+        }
+    }
+
+    /// Forgets messages that are not stored any more, and the lite topic itself if it has none and was idle since before
+    /// `idle_since`, when that is known. True when it is gone.
+    pub fn expire(&mut self, id: LiteId, min: QueueOffset, idle_since: Option<Deadline>) -> bool {
+        self.trim(id, min);
+        let Some(topic) = self.topics.get(&id) else { return false };
+        let is_idle = idle_since.is_some_and(|since| topic.active <= since);
+        if topic.end > min || !is_idle {
+            return false;
+        }
+        self.topics.remove(&id);
+        self.totals.topics.fetch_sub(1, Ordering::Relaxed);
+        true
+    }
+
+    /// Bytes of memory that it takes: a tree's nodes of eleven slots are two thirds full when keys come in no order.
     #[cfg(test)]
     pub fn bytes(&self) -> usize {
-        let slot = size_of::<(LiteId, LiteTopic)>() + 1;
+        let slot = size_of::<(LiteId, LiteTopic)>() * 3 / 2;
         let inner = |topic: &LiteTopic| {
             topic.name.as_ref().map_or(0, |name| name.len()) + topic.offsets.capacity() * size_of::<QueueOffset>()
         };
-        // The table keeps an eighth of its slots free and has a power of two of them.
-        (self.topics.capacity() * 8 / 7) * slot + self.topics.values().map(inner).sum::<usize>()
+        self.topics.len() * slot + self.topics.values().map(inner).sum::<usize>()
+    }
+}
+
+impl Drop for Index {
+    fn drop(&mut self) {
+        let messages: usize = self.topics.values().map(|topic| topic.offsets.len()).sum();
+        self.totals.messages.fetch_sub(messages, Ordering::Relaxed);
+        self.totals.topics.fetch_sub(self.topics.len(), Ordering::Relaxed);
     }
 }

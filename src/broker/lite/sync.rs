@@ -4,11 +4,10 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use super::{LiteSet, Parent, index::Closed, sets::Sets};
+use super::{CHUNK, Index, LiteSet, Parent, index::Closed, sets::NotAdded};
 use crate::{
-    broker::{Broker, Filter, LiteError, TakeError, Topic},
-    store::ReadError,
-    types::{ClientId, GroupName, LiteId, PhysicalOffset, QueueOffset, Timestamp, TopicName},
+    broker::{Broker, LiteError, TakeError, Topic},
+    types::{ClientId, GroupName, LiteId, QueueOffset, Timestamp, TopicName},
 };
 
 /// A change to a client's set.
@@ -49,117 +48,155 @@ pub enum LiteStart {
     Time(Timestamp),
 }
 
+/// How often a change is made anew when the set ended meanwhile.
+const TRIES: usize = 3;
+
 impl Broker {
     /// Changes a client's set. Where a group begins, if it says so, is as safe as the flush policy says when this returns.
     pub async fn sync_lite(&self, sync: LiteSync) -> Result<(), LiteError> {
         let (topic, group) = self.may_take(&sync.topic, &sync.group).await?;
         let parent = self.inner.lite.parent(&self.inner.store, &topic);
         let parent = parent.ok_or_else(|| TakeError::NotLite(topic.name.clone()))?;
-        let set = self.lite_set(&sync.client, &topic.name, &group.name);
-        let named: HashSet<LiteId> = sync.names.iter().map(|name| LiteId::of(name)).collect();
-        match sync.action {
-            LiteAction::Clear => self.drop_from(&parent, &set, Sets::ids(&set)),
-            LiteAction::Remove => self.drop_from(&parent, &set, named),
-            LiteAction::Add | LiteAction::Replace => {
-                self.check_quota(&set, &named, sync.action)?;
-                let new = self.open_for(&parent, &set, &sync.names)?;
-                if sync.start != LiteStart::Last {
-                    self.begin(&parent, &set, &topic, &new, sync.start).await?;
+        self.lite_catch_up(&parent).await?;
+        let mut seen = HashSet::new();
+        let ids: Vec<LiteId> = sync.names.iter().map(|name| LiteId::of(name)).filter(|id| seen.insert(*id)).collect();
+        for _ in 0..TRIES {
+            let set = self.lite_set(&sync.client, &topic.name, &group.name)?;
+            let _one_after_the_other = set.changing.lock().await;
+            let whole = match sync.action {
+                LiteAction::Clear | LiteAction::Remove => {
+                    let ids = if sync.action == LiteAction::Clear { set.ids() } else { ids };
+                    let gone = self.inner.lite.sets.remove(&set, ids);
+                    parent.let_go(&set, &gone, self.inner.clock.now());
+                    return Ok(());
                 }
-                self.add_to(&parent, &set, &new);
-                if sync.action == LiteAction::Replace {
-                    let gone = Sets::ids(&set).into_iter().filter(|id| !named.contains(id));
-                    self.drop_from(&parent, &set, gone);
-                }
+                LiteAction::Add => false,
+                LiteAction::Replace => true,
+            };
+            let new = self.open_for(&parent, &set, &ids, &sync.names, whole)?;
+            if sync.start != LiteStart::Last {
+                self.begin(&parent, &set, &topic, &new, sync.start).await?;
+            }
+            if self.put_into(&parent, &set, &ids, whole)? {
                 if !new.is_empty() {
-                    let subscription = self.lite_subscription(&topic, &group.name)?;
-                    subscription.owner.line.wake_those(&Filter::Lite(Arc::clone(&set)));
+                    set.wake();
+                }
+                return Ok(());
+            }
+        }
+        Err(LiteError::Gone)
+    }
+
+    /// Puts lite topics into a set; false when it has ended.
+    pub(super) fn put_into(
+        &self,
+        parent: &Parent,
+        set: &Arc<LiteSet>,
+        ids: &[LiteId],
+        whole: bool,
+    ) -> Result<bool, LiteError> {
+        let now = self.inner.clock.now();
+        let new: Vec<LiteId> = ids.iter().copied().filter(|id| !set.contains(*id)).collect();
+        // Before they are in the set: an arrival that does not find the set is one that its next poll sees.
+        parent.want(set, &new);
+        match self.inner.lite.sets.add(set, ids, whole, self.lite_quotas()) {
+            Ok(gone) => {
+                parent.let_go(set, &gone, now);
+                Ok(true)
+            }
+            Err(why) => {
+                parent.let_go(set, &new, now);
+                match why {
+                    NotAdded::Closed => Ok(false),
+                    why => Err(self.refused(why)),
                 }
             }
         }
-        Ok(())
     }
 
-    fn check_quota(&self, set: &LiteSet, named: &HashSet<LiteId>, action: LiteAction) -> Result<(), LiteError> {
-        let config = &self.inner.config;
-        let new = named.iter().filter(|id| !set.contains(**id)).count();
-        let count = if action == LiteAction::Replace { named.len() } else { set.count() + new };
-        let max = config.lite_subscription_quota;
-        if count > max {
-            return Err(LiteError::SubscriptionQuota { count, max, setting: "liteSubscriptionQuota" });
-        }
-        let (count, max) = (self.inner.lite.sets.total() + new, config.lite_subscriptions_max);
-        if new > 0 && count > max {
-            return Err(LiteError::SubscriptionQuota { count, max, setting: "liteSubscriptionsMax" });
-        }
-        Ok(())
+    fn lite_quotas(&self) -> (usize, usize) {
+        (self.inner.config.lite_subscription_quota, self.inner.config.lite_subscriptions_max)
     }
 
-    /// Makes the lite topics; those that are not in the set yet.
-    fn open_for(&self, parent: &Parent, set: &LiteSet, names: &[String]) -> Result<Vec<LiteId>, LiteError> {
+    fn refused(&self, why: NotAdded) -> LiteError {
+        let (quota, max) = self.lite_quotas();
+        match why {
+            NotAdded::Closed => LiteError::Gone,
+            NotAdded::Quota(count) => {
+                LiteError::SubscriptionQuota { count, max: quota, setting: "liteSubscriptionQuota" }
+            }
+            NotAdded::Total(count) => LiteError::SubscriptionQuota { count, max, setting: "liteSubscriptionsMax" },
+        }
+    }
+
+    /// Makes the lite topics, unless there is no room for them in the set; those that are not in it yet.
+    fn open_for(
+        &self,
+        parent: &Parent,
+        set: &LiteSet,
+        ids: &[LiteId],
+        names: &[String],
+        whole: bool,
+    ) -> Result<Vec<LiteId>, LiteError> {
+        let new: Vec<LiteId> = ids.iter().copied().filter(|id| !set.contains(*id)).collect();
+        let (quota, max) = self.lite_quotas();
+        let (had, total) = (set.count(), self.inner.lite.sets.total());
+        let count = if whole { ids.len() } else { had + new.len() };
+        if count > quota {
+            return Err(self.refused(NotAdded::Quota(count)));
+        }
+        let total = (total + count).saturating_sub(had);
+        if !new.is_empty() && total > max {
+            return Err(self.refused(NotAdded::Total(total)));
+        }
         let (now, max) = (self.inner.clock.now(), self.inner.config.lite_topics_max);
-        let mut index = parent.index(now)?;
-        let mut new = Vec::new();
-        for name in names {
-            let id = index.open(name, max, now).map_err(|why| match why {
-                Closed::Full(_) => LiteError::TopicQuota { max },
-                Closed::Taken => LiteError::Taken(name.clone()),
-            })?;
-            if !set.contains(id) && !new.contains(&id) {
-                new.push(id);
+        for names in names.chunks(CHUNK) {
+            let mut index = parent.known();
+            for name in names {
+                index.open(name, max, now).map_err(|why| match why {
+                    Closed::Full => LiteError::TopicQuota { max },
+                    Closed::Taken => LiteError::Taken(name.clone()),
+                })?;
             }
         }
         Ok(new)
     }
 
-    fn add_to(&self, parent: &Parent, set: &LiteSet, new: &[LiteId]) {
-        let mut index = parent.index.lock();
-        for id in self.inner.lite.sets.add(set, new.iter().copied()) {
-            index.subscribed(id);
-        }
-    }
-
-    fn drop_from(&self, parent: &Parent, set: &LiteSet, ids: impl IntoIterator<Item = LiteId>) {
-        let now = self.inner.clock.now();
-        let mut index = parent.index.lock();
-        for id in self.inner.lite.sets.remove(set, ids) {
-            index.unsubscribed(id, now);
-        }
-    }
-
     /// Lets the group begin there with what nobody else of it has.
     async fn begin(
         &self,
-        parent: &Parent,
+        parent: &Arc<Parent>,
         set: &LiteSet,
         topic: &Topic,
         new: &[LiteId],
         start: LiteStart,
     ) -> Result<(), LiteError> {
-        let others = self.inner.lite.sets.others(set);
-        let ours = new.iter().filter(|id| !others.iter().any(|other| other.contains(**id))).copied();
+        let ours = |id: &LiteId| !parent.is_wanted(*id, Some(set.number), Some(&set.group));
+        let ours: Vec<LiteId> = new.iter().copied().filter(ours).collect();
         let time = match start {
             LiteStart::Time(time) => {
                 let queue = parent.queue.clone();
-                let found = self.off_the_runtime(move || queue.offset_at(time)).await;
-                found.map_err(|error| ReadError::Io { at: PhysicalOffset::ZERO, error: Arc::new(error) })??
+                self.read_off_the_runtime(move || queue.offset_at(time)).await??
             }
             _ => QueueOffset::ZERO,
         };
-        let places: Vec<(LiteId, QueueOffset)> = {
-            let index = parent.index(self.inner.clock.now())?;
-            let place = |id| match start {
-                LiteStart::Last | LiteStart::Min => QueueOffset::ZERO,
-                LiteStart::Max => index.seen(),
-                LiteStart::Offset(offset) => offset.min(index.seen()),
-                LiteStart::Tail(n) => index.tail(id, n),
-                LiteStart::Time(_) => time,
-            };
-            ours.map(|id| (id, place(id))).collect()
+        let place = |index: &Index, id| match start {
+            LiteStart::Last | LiteStart::Min => QueueOffset::ZERO,
+            LiteStart::Max => index.seen(),
+            LiteStart::Offset(offset) => offset.min(index.seen()),
+            LiteStart::Tail(n) => index.tail(id, n),
+            LiteStart::Time(_) => time,
         };
-        if !places.is_empty() {
-            let subscription = self.lite_subscription(topic, &set.group)?;
-            let end = self.move_lanes(&subscription, &places)?;
+        let subscription = self.lite_subscription(topic, &set.group)?;
+        let mut end = None;
+        for ids in ours.chunks(CHUNK) {
+            let places: Vec<(LiteId, QueueOffset)> = {
+                let index = parent.known();
+                ids.iter().map(|id| (*id, place(&index, *id))).collect()
+            };
+            end = Some(self.move_lanes(&subscription, &places)?);
+        }
+        if let Some(end) = end {
             self.confirmed(end).await?;
         }
         Ok(())

@@ -4,9 +4,12 @@ use std::collections::HashSet;
 
 use super::{Broker, LookError};
 use crate::{
-    broker::pop::Backlog,
+    broker::{
+        lite::{LiteLag, Parent},
+        pop::{Backlog, QueueBook},
+    },
     store::{Queue, ReadError},
-    types::{GroupName, QueueId, QueueOffset, Timestamp, TopicName},
+    types::{Deadline, GroupName, QueueId, QueueOffset, Timestamp, TopicName},
 };
 
 /// What a group has before it on one queue.
@@ -52,10 +55,11 @@ impl Broker {
         let mut all = Vec::new();
         for (topic, book) in self.books_of(group).into_iter().filter(|(topic, _)| wanted(topic)) {
             let (queue, min, max) = (&book.queue, book.queue.min(), book.queue.max());
-            let (commit, backlog) = {
-                let mut pages = book.open();
-                (pages.book.commit(), pages.book.backlog(min, max, now))
+            let backlog = match book.lite() {
+                Some(parent) => self.lite_backlog(&book, parent, now)?,
+                None => book.open().book.backlog(min, max, now),
             };
+            let commit = book.open().book.commit();
             let ready_since = backlog.oldest_ready.map_or(Ok(None), |offset| self.stored_at(queue, offset))?;
             let last = commit.get().checked_sub(1).map(QueueOffset::new).filter(|last| *last >= min);
             let consumed_to = last.map_or(Ok(None), |last| self.stored_at(queue, last))?;
@@ -63,6 +67,14 @@ impl Broker {
         }
         all.sort_by(|a, b| (&a.topic, a.queue).cmp(&(&b.topic, b.queue)));
         Ok(all)
+    }
+
+    /// Of a LITE topic: of the lite topics that the group has begun with or that its clients want.
+    fn lite_backlog(&self, book: &QueueBook, parent: &Parent, now: Deadline) -> Result<Backlog, LookError> {
+        let LiteLag { lag, unread, .. } = self.lite_lag(book, parent)?;
+        let (in_flight, due) = book.open().book.on_their_way(book.queue.min()..QueueOffset::MAX, now);
+        let ready = lag.saturating_sub(in_flight);
+        Ok(Backlog { in_flight, ready, oldest_ready: [due, unread.filter(|_| ready > 0)].into_iter().flatten().min() })
     }
 
     /// The times of the queues of these topics, or of all that the group consumes. Waits for the disk.

@@ -224,6 +224,7 @@ impl Broker {
     fn group_gone(&self, name: &GroupName) {
         self.inner.meters.forget_group(name);
         self.keep_forgotten(self.inner.pop.forget_group(name));
+        self.inner.lite.forget_group(name, self.inner.clock.now());
     }
 
     fn find_or_insert_group(&self, group: Group) -> Result<(Arc<Group>, bool), AdminError> {

@@ -428,8 +428,9 @@ impl Broker {
         }
         self.drop_transactions_of(name);
         self.inner.meters.forget_topic(name);
-        self.keep_forgotten(self.inner.pop.forget_topic(name));
+        // Before the books: one that is made meanwhile is forgotten with them, and so has no lite topics that are gone.
         self.inner.lite.forget_topic(name, self.inner.clock.now());
+        self.keep_forgotten(self.inner.pop.forget_topic(name));
     }
 
     fn find_or_insert(&self, topic: Topic, limit: Limit) -> Result<(Arc<Topic>, bool), AdminError> {

@@ -8,7 +8,10 @@ use crate::{
 };
 
 use super::Broker;
-use crate::broker::pop::{QueueBook, Subscription};
+use crate::broker::{
+    lite::LiteLag,
+    pop::{QueueBook, Subscription},
+};
 
 /// A group's backlog on a topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,7 +84,11 @@ impl Broker {
     fn backlog_of(&self, subscription: &Arc<Subscription>, ages_until: Deadline) -> Backlog {
         let mut sum = Backlog::none();
         for book in subscription.books().iter() {
-            let (mut backlog, undone, unread) = look(book);
+            let looked = match book.lite() {
+                Some(parent) => self.lite_lag(book, parent).map(|lag| look_at_lanes(book, lag)),
+                None => Ok(look(book)),
+            };
+            let Ok((mut backlog, undone, unread)) = looked else { continue };
             let age = |at: Option<QueueOffset>| match at {
                 None => Some(Duration::ZERO),
                 Some(_) if self.inner.clock.now() >= ages_until => None,
@@ -125,6 +132,16 @@ impl Backlog {
     fn none() -> Self {
         Self { lag_age: Some(Duration::ZERO), ready_age: Some(Duration::ZERO), ..Self::default() }
     }
+}
+
+/// [`look`], of a LITE topic.
+fn look_at_lanes(book: &QueueBook, lag: LiteLag) -> (Backlog, Option<QueueOffset>, Option<QueueOffset>) {
+    let pages = book.open();
+    let (in_flight, waiting) = (pages.book.in_flight() as u64, pages.book.waiting() as u64);
+    let LiteLag { lag, undone, unread } = lag;
+    let ready = lag.saturating_sub(in_flight + waiting);
+    let unread = unread.filter(|_| ready > 0);
+    (Backlog { lag, ready, in_flight, waiting, ..Backlog::default() }, undone, unread)
 }
 
 /// A queue's backlog without ages, its first offset that is not done, and its first that was never delivered.

@@ -430,7 +430,8 @@ impl Book {
     pub fn next_event(&self, now: Deadline) -> Option<Deadline> {
         let lease = self.leases.first().map(|(at, _)| *at);
         let doom = self.doomed.first().map(|(at, _)| *at);
-        let retry = self.retries.range((now, QueueOffset::MAX)..).find(|(due, _)| *due > now).map(|(at, _)| *at);
+        let told = self.told(now);
+        let retry = self.retries.range((told, QueueOffset::MAX)..).find(|(due, _)| *due > told).map(|(at, _)| *at);
         [lease, doom, retry, self.next_look_at_log(now)].into_iter().flatten().min()
     }
 

@@ -126,11 +126,10 @@ impl Broker {
                 }
                 None => {
                     tracing::error!(%topic, %group, %queue, %offset, %error, "a message that had its attempts cannot be read");
-                    self.lane_moved_by(book, &mut pages, *offset);
+                    self.lane_moved_by(book, &mut pages, *offset, None);
                     pages.book.done(*offset..offset.plus(1));
-                    self.inner.pop.schedule.count(&mut pages);
                     self.inner.pop.touch();
-                    drop(pages);
+                    self.close(book, pages, self.inner.clock.now());
                     book.owner.line.wake(Cause::Any);
                 }
             }

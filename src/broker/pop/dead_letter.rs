@@ -48,6 +48,7 @@ impl Broker {
         still: impl Fn(&Book) -> bool,
     ) -> Result<PhysicalOffset, SettleError> {
         let inner = &self.inner;
+        let lane = book.lane_at(offset)?;
         let pages = book.open();
         if pages.forgotten {
             // A topic for its dead letters would outlive the group.
@@ -56,7 +57,7 @@ impl Broker {
         if !still(&pages.book) {
             return Err(SettleError::Expired);
         }
-        if self.is_over(book, &pages, offset) {
+        if self.is_over(&pages, offset, lane) {
             return Ok(inner.store.end());
         }
         drop(pages);
@@ -78,11 +79,11 @@ impl Broker {
         if !still(&pages.book) {
             return Err(SettleError::Expired);
         }
-        if self.is_over(book, &pages, offset) {
+        if self.is_over(&pages, offset, lane) {
             return Ok(inner.store.end());
         }
-        self.keep_order(book, &mut pages, self.is_fifo(&owner.group))?;
-        let done = self.done_record(book, &mut pages, offset);
+        self.keep_order(book, &mut pages, self.is_fifo(&owner.group));
+        let done = self.done_record(book, &mut pages, offset, lane);
         let end = self.append_copy(book, &done, &topic, &message)?;
         inner.meters.buried(owner);
         inner.pop.touch();

@@ -8,6 +8,8 @@ pub enum Fault {
     LocksLostAtRestart,
     /// What the log says of lite topics is not read at a start.
     LanesNotReplayed,
+    /// What failed before its group went on elsewhere in a lite topic counts after a start.
+    AttemptsOutliveRewind,
 }
 
 #[cfg(not(test))]

@@ -8,11 +8,11 @@ use std::{hash::BuildHasher, sync::Arc};
 
 use crate::{
     store::{Entry, ReadError},
-    types::{QueueOffset, StoredMessage, properties::key},
+    types::{PhysicalOffset, QueueOffset, StoredMessage, properties::key},
 };
 
 use super::{
-    Broker, Delivery, Filter, Pages, QueueBook, Subscription, Take, TakeError, lanes,
+    Broker, Delivery, Filter, Pages, QueueBook, Subscription, Take, TakeError,
     lines::LineId,
     take::{BATCH_MAX, Batch, Booked, Walk},
 };
@@ -161,12 +161,8 @@ impl Broker {
     pub(super) fn release(&self, book: &Arc<QueueBook>) {
         let mut pages = book.open();
         pages.book.release(self.inner.store.watermarks().dispatched);
-        let now = self.inner.clock.now();
-        self.inner.pop.schedule.bring_forward(book, &mut pages, now);
-        let lanes = self.wake_lanes(book, &mut pages, now);
         let moved = pages.book.has_moved();
-        drop(pages);
-        lanes::wake(book, lanes);
+        self.close(book, pages, self.inner.clock.now());
         if moved {
             book.owner.line.wake(Cause::Any);
         }
@@ -293,12 +289,21 @@ impl Broker {
             };
             let mut pages = book.open();
             let offset = place.offset;
-            let entry = book.queue.entries(offset, 1)?.first().copied().filter(|entry| entry.offset == offset);
-            // Not stored any more.
-            let Some(entry) = entry else { continue };
+            let (physical, size) = match take.filter.is_lite() {
+                // Found below.
+                true => (PhysicalOffset::ZERO, 0),
+                false => match book.queue.entries(offset, 1)?.first().filter(|entry| entry.offset == offset) {
+                    Some(entry) => (entry.physical, entry.size),
+                    // Not stored any more.
+                    None => continue,
+                },
+            };
             let Some((attempt, nonce)) = pages.book.again(offset, place.nonce, now, until) else { continue };
             self.inner.pop.schedule.bring_forward(book, &mut pages, now);
-            batch.book(Booked { book: index, offset, attempt, nonce, physical: entry.physical, size: entry.size });
+            batch.book(Booked { book: index, offset, attempt, nonce, physical, size });
+        }
+        if take.filter.is_lite() {
+            self.find_booked(&mut batch).await?;
         }
         if batch.is_empty() {
             return Ok(None);

@@ -1,26 +1,36 @@
 //! Taking from LITE topics, and what is different there about settling: each lite topic is a lane of its own
 //! ([`book::lanes`](super::book)), and a poll gets what is in its client's set.
+//!
+//! Whoever changes a book of a LITE topic [closes](Broker::close) it: that tells the sets which lanes have moved.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
+
+use parking_lot::MutexGuard;
 
 use super::{
-    Broker, Pages, QueueBook, Subscription, Topic, What,
+    Broker, Pages, QueueBook, Receipt, Subscription, Topic, What,
     book::Head,
     settle_record::LaneAt,
-    take::{Booked, Walk},
+    take::{BATCH_BYTES_MAX, Batch, Booked, Walk},
 };
 use crate::{
     broker::{
         SettleError, TakeError,
-        lite::{Index, LiteSet, Parent, QUEUE},
-        long_poll::Cause,
+        lite::{LiteSet, NEAR, Parent, QUEUE},
     },
-    store::ReadError,
-    types::{Deadline, GroupName, LiteId, PhysicalOffset, QueueOffset, TopicName},
+    store::{Entry, Queue, ReadError},
+    types::{Deadline, GroupName, LiteId, MessageType, PhysicalOffset, QueueOffset, TopicName},
 };
 
-/// Arrivals that are read at once.
-const CHUNK: usize = 4096;
+/// Whose messages receipts name; of topics that are not LITE nobody's.
+#[derive(Default)]
+pub(super) struct Whose(HashMap<QueueOffset, LiteId>);
+
+impl Whose {
+    pub fn of(&self, offset: QueueOffset) -> Option<LiteId> {
+        self.0.get(&offset).copied()
+    }
+}
 
 impl QueueBook {
     /// The parent of the lite topics that the book is about, if it is about some.
@@ -28,25 +38,17 @@ impl QueueBook {
         self.owner.lite.get().filter(|_| self.queue_id == QUEUE)
     }
 
-    /// Whose a stored message is.
-    fn lane_at(&self, offset: QueueOffset) -> Option<LiteId> {
-        let entries = self.queue.entries(offset, 1).ok()?;
-        entries.first().filter(|entry| entry.offset == offset).map(|entry| LiteId::from_code(entry.tags_code))
-    }
-
-    /// Has the lanes know everything that the index knows.
-    fn keep_up(&self, pages: &mut Pages, index: &Index) -> Result<(), ReadError> {
-        let Some(mut seen) = pages.book.lanes_seen() else {
-            pages.book.open_lanes(index, |offset| self.lane_at(offset));
-            return Ok(());
-        };
-        while seen < index.seen() {
-            let entries = self.queue.entries(seen, CHUNK)?;
-            seen = entries.last().map_or(index.seen(), |last| last.offset.plus(1)).min(index.seen());
-            pages.book.arrived(entries.iter().map(|entry| LiteId::from_code(entry.tags_code)), seen);
+    /// Whose a stored message is. Waits for the disk, so nobody may do it with the book open.
+    pub fn lane_at(&self, offset: QueueOffset) -> Result<Option<LiteId>, ReadError> {
+        match self.lite() {
+            Some(_) => Ok(entry_at(&self.queue, offset)?.map(|entry| LiteId::from_code(entry.tags_code))),
+            None => Ok(None),
         }
-        Ok(())
     }
+}
+
+fn entry_at(queue: &Queue, offset: QueueOffset) -> Result<Option<Entry>, ReadError> {
+    Ok(queue.entries(offset, 1)?.first().copied().filter(|entry| entry.offset == offset))
 }
 
 impl Broker {
@@ -59,54 +61,100 @@ impl Broker {
         self.subscription(topic, group)
     }
 
-    /// Opens the lanes of what was restored: what is done of them is known from then on.
+    /// The books of all groups on a LITE topic.
+    pub(in crate::broker) fn lite_books(&self, topic: &TopicName) -> Vec<Arc<QueueBook>> {
+        let subscriptions = self.inner.pop.subscriptions.of_topic(topic).into_iter();
+        let books = subscriptions.filter_map(|subscription| subscription.books().first().cloned());
+        books.filter(|book| book.lite().is_some()).collect()
+    }
+
+    /// Opens the lanes of what was restored: what is done of them is known from then on. Waits for the disk.
     pub(in crate::broker) fn open_restored_lanes(&self, topic: &Topic, parent: &Arc<Parent>) -> Result<(), ReadError> {
-        let restored = self.inner.pop.subscriptions.list(None);
-        for subscription in restored.iter().filter(|subscription| subscription.owner.topic == topic.name) {
+        for subscription in self.inner.pop.subscriptions.of_topic(&topic.name) {
             subscription.serves(topic, || Some(Arc::clone(parent)));
             for book in subscription.books().iter().take(1) {
+                // Nobody else is here yet.
+                let offsets: Vec<_> = book.open().book.exceptions().map(|(offset, _)| offset).collect();
+                let mut whose = HashMap::new();
+                for offset in offsets {
+                    whose.extend(book.lane_at(offset)?.map(|id| (offset, id)));
+                }
                 let mut pages = book.open();
-                self.keep_order(book, &mut pages, false)?;
-                self.inner.pop.schedule.count(&mut pages);
+                pages.book.open_lanes(|offset| whose.get(&offset).copied());
+                self.close(book, pages, self.inner.clock.now());
             }
         }
         Ok(())
     }
 
     /// Has the book keep the order that its group and topic want. Nothing about a lite topic can be settled before.
-    pub(super) fn keep_order(&self, book: &QueueBook, pages: &mut Pages, fifo: bool) -> Result<(), ReadError> {
-        let Some(parent) = book.lite() else {
-            pages.book.keep_order(fifo, || self.inner.store.end());
-            return Ok(());
-        };
-        let index = parent.index(self.inner.clock.now())?;
-        book.keep_up(pages, &index)?;
-        pages.book.release(self.inner.store.watermarks().dispatched);
-        Ok(())
+    pub(super) fn keep_order(&self, book: &QueueBook, pages: &mut Pages, fifo: bool) {
+        match book.lite() {
+            Some(_) => {
+                pages.book.use_lanes();
+                pages.book.release(self.inner.store.watermarks().dispatched);
+            }
+            None => pages.book.keep_order(fifo, || self.inner.store.end()),
+        }
     }
 
-    /// Whether the group is done with a message that no lease is on any more.
-    pub(super) fn is_over(&self, book: &QueueBook, pages: &Pages, offset: QueueOffset) -> bool {
-        let passed =
-            || book.lite().and_then(|_| book.lane_at(offset)).is_some_and(|id| pages.book.is_passed(offset, id));
-        pages.book.is_done(offset) || passed()
+    /// Whose messages these receipts name.
+    pub(super) async fn whose(&self, subscription: &Subscription, receipts: &[Receipt]) -> Result<Whose, ReadError> {
+        let books = subscription.books();
+        let Some(book) = books.first().filter(|book| book.lite().is_some()) else { return Ok(Whose::default()) };
+        let mut whose = HashMap::with_capacity(receipts.len());
+        let mut unknown = Vec::new();
+        {
+            let pages = book.open();
+            for offset in receipts.iter().filter(|receipt| receipt.queue == QUEUE).map(|receipt| receipt.offset) {
+                match pages.book.lane_of(offset) {
+                    Some(id) => whose.extend([(offset, id)]),
+                    None => unknown.push(offset),
+                }
+            }
+        }
+        if !unknown.is_empty() {
+            let book = Arc::clone(book);
+            let read = move || {
+                let lane = |offset: &QueueOffset| Ok(book.lane_at(*offset)?.map(|id| (*offset, id)));
+                unknown.iter().filter_map(|offset| lane(offset).transpose()).collect::<Result<Vec<_>, ReadError>>()
+            };
+            whose.extend(self.read_off_the_runtime(read).await??);
+        }
+        Ok(Whose(whose))
     }
 
-    /// The record that a message is done. The book keeps its order already.
-    pub(super) fn done_record(&self, book: &QueueBook, pages: &mut Pages, offset: QueueOffset) -> What {
-        match self.lane_moved_by(book, pages, offset) {
+    /// Whether the group is done with a message that no lease is on any more; of what lite topic it is.
+    pub(super) fn is_over(&self, pages: &Pages, offset: QueueOffset, lane: Option<LiteId>) -> bool {
+        pages.book.is_done(offset) || lane.is_some_and(|id| pages.book.is_passed(offset, id))
+    }
+
+    /// The record that a message is done, which is of this lite topic, if of any. The book keeps its order already.
+    pub(super) fn done_record(
+        &self,
+        book: &QueueBook,
+        pages: &mut Pages,
+        offset: QueueOffset,
+        lane: Option<LiteId>,
+    ) -> What {
+        match self.lane_moved_by(book, pages, offset, lane) {
             Some(id) => What::Lanes(vec![LaneAt { queue: book.queue_id, id, to: offset.plus(1) }]),
             None => What::Done(vec![(book.queue_id, vec![offset..offset.plus(1)])]),
         }
     }
 
     /// The lane that moves on when a message is done.
-    pub(super) fn lane_moved_by(&self, book: &QueueBook, pages: &mut Pages, offset: QueueOffset) -> Option<LiteId> {
+    pub(super) fn lane_moved_by(
+        &self,
+        book: &QueueBook,
+        pages: &mut Pages,
+        offset: QueueOffset,
+        lane: Option<LiteId>,
+    ) -> Option<LiteId> {
         let parent = book.lite()?;
-        let id = pages.book.lane_of(offset).or_else(|| book.lane_at(offset))?;
-        let index = parent.index(self.inner.clock.now()).ok()?;
-        pages.book.enlist(offset, id, &index);
-        pages.book.lane_of(offset)
+        let id = pages.book.lane_of(offset).or(lane)?;
+        pages.book.enlist(offset, id, &parent.known(), book.queue.min());
+        pages.book.lane_moved_by(offset)
     }
 
     /// Lets a group go on elsewhere in these lite topics; the log's end that must be safe before anybody is told.
@@ -122,36 +170,48 @@ impl Broker {
         if pages.forgotten {
             return Err(SettleError::GroupNotFound(owner.group.clone()));
         }
-        self.keep_order(book, &mut pages, false)?;
+        self.keep_order(book, &mut pages, false);
         let lane = |(id, to): &(LiteId, QueueOffset)| LaneAt { queue: book.queue_id, id: *id, to: *to };
-        let end = pop.log.append(owner, What::Lanes(places.iter().map(lane).collect()))?;
+        let void = pages.book.in_lanes(places);
+        let record = What::Rewind {
+            lanes: places.iter().map(lane).collect(),
+            void: void.iter().map(|offset| (book.queue_id, *offset)).collect(),
+        };
+        let end = pop.log.append(owner, record)?;
         pop.touch();
-        pages.book.move_lanes(places);
-        pop.schedule.count(&mut pages);
+        pages.book.move_lanes(places, void);
+        self.close(book, pages, self.inner.clock.now());
         Ok(end)
     }
 
-    /// Lite topics ended: no group is anywhere in them. Nor is it where retention has been.
-    pub(in crate::broker) fn forget_lanes(&self, topic: &TopicName, ids: &[LiteId]) {
-        let ours = self.inner.pop.subscriptions.list(None).into_iter().filter(|s| s.owner.topic == *topic);
-        for book in ours.filter_map(|subscription| subscription.books().first().cloned()) {
+    /// Lite topics ended: no group is anywhere in them. Nor is it where retention has been, before `min`.
+    pub(in crate::broker) fn forget_lanes(&self, topic: &TopicName, ids: &[LiteId], min: QueueOffset) {
+        for book in self.lite_books(topic) {
             let mut pages = book.open();
-            pages.book.forget_lanes(ids, book.queue.min());
-            self.inner.pop.schedule.count(&mut pages);
+            pages.book.retained_from(min);
+            pages.book.forget_lanes(ids, min);
+            self.close(&book, pages, self.inner.clock.now());
         }
     }
 
-    /// Wakes the polls that may find something in lanes that moved.
-    pub(super) fn wake_lanes(&self, book: &QueueBook, pages: &mut Pages, now: Deadline) -> Vec<LiteId> {
-        match book.lite() {
-            Some(_) => pages.book.take_moved_lanes(now),
-            None => Vec::new(),
+    /// Closes a book that changed: has it looked after in time, and tells the sets of its group which lanes may have
+    /// something now, or that there is room.
+    pub(super) fn close(&self, book: &Arc<QueueBook>, mut pages: MutexGuard<'_, Pages>, now: Deadline) {
+        let moved = pages.book.take_moved_lanes(now);
+        self.inner.pop.schedule.bring_forward(book, &mut pages, now);
+        let Some(parent) = book.lite() else { return };
+        let held = pages.book.in_flight().max(pages.book.waiting());
+        let fed = pages.book.fed(self.inner.config.in_flight_max.saturating_sub(held));
+        drop(pages);
+        if !moved.is_empty() {
+            parent.tell(Some(&book.owner.group), &moved);
         }
+        fed.iter().for_each(|set| set.wake());
     }
 
     /// Polls of a LITE topic say whose set they are for, and no others do.
     pub(super) fn lite_or_not(&self, topic: &Topic, filter: &super::Filter) -> Result<(), TakeError> {
-        let is_lite = topic.message_type == Some(crate::types::MessageType::Lite);
+        let is_lite = topic.message_type == Some(MessageType::Lite);
         match filter {
             super::Filter::Lite(_) if is_lite => Ok(()),
             super::Filter::Lite(_) => Err(TakeError::NotLite(topic.name.clone())),
@@ -159,50 +219,62 @@ impl Broker {
             _ => Ok(()),
         }
     }
-}
 
-/// Wakes one poll for each lane, of those that have it in their sets.
-pub fn wake(book: &QueueBook, lanes: Vec<LiteId>) {
-    lanes.into_iter().for_each(|id| book.owner.line.wake(Cause::Arrival { tags_code: id.code() }));
+    /// Finds out where the messages lie that were booked in their lanes. What is not stored any more is passed over, and what
+    /// is too much for one answer comes again at once.
+    pub(super) async fn find_booked(&self, batch: &mut Batch) -> Result<(), ReadError> {
+        let places: Vec<(Queue, QueueOffset)> =
+            batch.booked.iter().map(|b| (batch.books[b.book].queue.clone(), b.offset)).collect();
+        let near = places.iter().all(|(queue, offset)| offset.until(queue.max()) <= NEAR);
+        let read = move || places.iter().map(|(queue, offset)| entry_at(queue, *offset)).collect::<Result<Vec<_>, _>>();
+        let entries = if near { read()? } else { self.read_off_the_runtime(read).await?? };
+        let (mut gone, mut over, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let mut found: Vec<Booked> = Vec::with_capacity(entries.len());
+        for (booked, entry) in std::mem::take(&mut batch.booked).into_iter().zip(entries) {
+            let Some(Entry { physical, size, .. }) = entry else {
+                gone.push(booked);
+                continue;
+            };
+            bytes += u64::from(size);
+            match found.is_empty() || bytes <= BATCH_BYTES_MAX {
+                true => found.push(Booked { physical, size, ..booked }),
+                false => over.push(booked),
+            }
+        }
+        batch.booked = found;
+        batch.pass(&gone);
+        batch.give_back(over, std::time::Duration::ZERO);
+        Ok(())
+    }
 }
 
 impl Walk<'_> {
-    /// The first undone message of each lane of the set.
-    pub fn first_of_lanes(
-        &mut self,
-        book: &QueueBook,
-        pages: &mut Pages,
-        set: &LiteSet,
-        out: &mut Vec<Booked>,
-    ) -> Result<(), ReadError> {
-        let Some(parent) = book.lite() else { return Ok(()) };
-        // The book has seen what the index had a moment ago.
-        let index = parent.index(self.now)?;
-        let min = book.queue.min();
-        for id in pages.book.ready_lanes(set) {
+    /// The first undone message of each lane of the set that may have one, each looked at once. Where they lie is
+    /// [found](Broker::find_booked) when the book is closed.
+    pub fn first_of_lanes(&mut self, book: &QueueBook, pages: &mut Pages, set: &Arc<LiteSet>, out: &mut Vec<Booked>) {
+        let Some(parent) = book.lite() else { return };
+        let index = parent.known();
+        let (min, mut hungry) = (book.queue.min(), false);
+        for _ in 0..set.queued() {
             if self.is_full(out) || self.scans_left == 0 {
                 break;
             }
+            let Some(id) = set.next() else { break };
             self.scans_left -= 1;
-            let Head::Ready { offset, attempt } = pages.book.head(id, &index, min, self.now) else { continue };
+            let Head::Ready { offset, attempt, fresh } = pages.book.head(id, &index, min, self.now) else { continue };
             if attempt > self.max_attempts {
                 pages.book.retry(offset, attempt, self.now, self.max_attempts);
-                continue;
+            } else if !self.has_place(&pages.book, fresh) {
+                // Behind the others: there may be place for one of those.
+                set.queue(id);
+                hungry = true;
+            } else {
+                let nonce = pages.book.deliver_in_lane(id, offset, attempt, self.until);
+                out.push(Booked { book: 0, offset, attempt, nonce, physical: PhysicalOffset::ZERO, size: 0 });
             }
-            if attempt == 1 && self.room(&pages.book) == 0 {
-                continue;
-            }
-            let Some(entry) = book.queue.entries(offset, 1)?.first().copied().filter(|entry| entry.offset == offset)
-            else {
-                // Retention was faster; the sweep tells the index.
-                continue;
-            };
-            if !self.has_room(&entry, out) {
-                break;
-            }
-            let nonce = pages.book.deliver_in_lane(id, offset, attempt, self.until);
-            out.push(Booked { book: 0, offset, attempt, nonce, physical: entry.physical, size: entry.size });
         }
-        Ok(())
+        if hungry {
+            pages.book.is_hungry(set);
+        }
     }
 }

@@ -84,6 +84,7 @@ use self::{
 use super::{
     AdminError, Broker, Config, Filter, Group, OffsetError, OpenError, SettleError, TakeError, Topic,
     delay::TIMER_GROUP,
+    lite::Lite,
     long_poll::{Line, LongPoll},
     metadata::{HALF_TOPIC, TIMER_TOPIC},
     transaction,
@@ -153,7 +154,12 @@ pub(super) struct Pop {
 impl Pop {
     /// Loads the last snapshot, replays what was settled since, and starts to listen for arrivals. Once the groups are
     /// known, [`Broker::limit_restored`] must follow.
-    pub(super) fn open(config: &Config, store: &Store, clock: &Arc<dyn Clock>) -> Result<Self, OpenError> {
+    pub(super) fn open(
+        config: &Config,
+        store: &Store,
+        clock: &Arc<dyn Clock>,
+        lite: &Arc<Lite>,
+    ) -> Result<Self, OpenError> {
         let polls = Arc::new(LongPoll::new(config.polls_max, config.polls_per_group_max));
         let log = SettleLog::new(store, clock, config.store_host);
         let restored = restore::Restored::load(store, clock.as_ref(), &log.queue)?;
@@ -183,8 +189,11 @@ impl Pop {
             }
             tracing::warn!(%error, "could not save consumption state; it is replayed from the log at the next start");
         }
-        let listener = Arc::clone(&pop.polls);
-        store.on_arrival(Box::new(move |arrival| listener.arrived(arrival.topic, arrival.queue, arrival.tags_code)));
+        let (listener, lite) = (Arc::clone(&pop.polls), Arc::clone(lite));
+        store.on_arrival(Box::new(move |arrival| {
+            listener.arrived(arrival.topic, arrival.queue, arrival.tags_code);
+            lite.arrived(arrival.topic, arrival.queue, arrival.tags_code);
+        }));
         Ok(pop)
     }
 
@@ -366,6 +375,7 @@ impl Broker {
             return Ok(false);
         }
         pop.forget_subscription(topic, group)?;
+        self.inner.lite.begins_anew(topic, group);
         let failed = |error: crate::store::Poisoned| AdminError::Metadata(error.to_string());
         store.committed_blocking(store.end()).map_err(failed)?;
         Ok(true)

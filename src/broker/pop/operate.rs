@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     broker::OperateError,
     store::ReadError,
-    types::{GroupName, PhysicalOffset, QueueId, QueueOffset, TopicName},
+    types::{GroupName, LiteId, PhysicalOffset, QueueId, QueueOffset, TopicName},
 };
 
 use super::{Broker, QueueBook, SettleError, in_order::Release};
@@ -23,7 +23,8 @@ impl Broker {
     ) -> Result<bool, OperateError> {
         let book = self.operated(group, topic, queue, offset)?;
         let _release = Release { broker: self.clone(), books: vec![Arc::clone(&book)] };
-        let end = self.skip_unsynced(&book, offset)?;
+        let lane = self.whose_at(&book, offset).await?;
+        let end = self.skip_unsynced(&book, offset, lane)?;
         // What is done already may still be on its way to the disk.
         self.confirmed(end.unwrap_or_else(|| self.inner.store.end())).await.map_err(SettleError::from)?;
         if end.is_none() {
@@ -33,14 +34,19 @@ impl Broker {
         Ok(true)
     }
 
-    fn skip_unsynced(&self, book: &QueueBook, offset: QueueOffset) -> Result<Option<PhysicalOffset>, SettleError> {
+    fn skip_unsynced(
+        &self,
+        book: &QueueBook,
+        offset: QueueOffset,
+        lane: Option<LiteId>,
+    ) -> Result<Option<PhysicalOffset>, SettleError> {
         let pop = &self.inner.pop;
         let mut pages = book.open();
-        if pages.forgotten || self.is_over(book, &pages, offset) {
+        if pages.forgotten || self.is_over(&pages, offset, lane) {
             return Ok(None);
         }
-        self.keep_order(book, &mut pages, self.is_fifo(&book.owner.group))?;
-        let done = self.done_record(book, &mut pages, offset);
+        self.keep_order(book, &mut pages, self.is_fifo(&book.owner.group));
+        let done = self.done_record(book, &mut pages, offset, lane);
         let end = pop.log.append(&book.owner, done)?;
         pop.touch();
         pages.book.done_at(offset..offset.plus(1), end);
@@ -60,7 +66,8 @@ impl Broker {
         offset: QueueOffset,
     ) -> Result<bool, OperateError> {
         let book = self.operated(group, topic, queue, offset)?;
-        if self.is_over(&book, &book.open(), offset) {
+        let lane = self.whose_at(&book, offset).await?;
+        if self.is_over(&book.open(), offset, lane) {
             self.confirmed(self.inner.store.end()).await.map_err(SettleError::from)?;
             return Ok(false);
         }
@@ -72,6 +79,14 @@ impl Broker {
         self.confirmed(end).await.map_err(SettleError::from)?;
         tracing::info!(%topic, %group, %queue, %offset, "message parked in the dead-letter topic");
         Ok(true)
+    }
+
+    /// Of what lite topic a message is, if its topic has some; the index knows the message then.
+    async fn whose_at(&self, book: &Arc<QueueBook>, offset: QueueOffset) -> Result<Option<LiteId>, SettleError> {
+        let Some(parent) = book.lite() else { return Ok(None) };
+        self.lite_catch_up(parent).await?;
+        let book = Arc::clone(book);
+        Ok(self.read_off_the_runtime(move || book.lane_at(offset)).await??)
     }
 
     /// The book that tells of a message that is there.

@@ -56,16 +56,6 @@ impl Ranges {
         from
     }
 
-    /// Removes one offset.
-    pub fn remove(&mut self, offset: QueueOffset) {
-        let around = self.map.range(..=offset).next_back().filter(|(_, end)| **end > offset);
-        let Some((&start, &end)) = around else { return };
-        self.map.remove(&start);
-        self.covered -= start.until(end);
-        self.insert(start..offset);
-        self.insert(offset.plus(1)..end);
-    }
-
     /// Removes everything at and behind `end`.
     pub fn truncate(&mut self, end: QueueOffset) {
         for (start, end) in self.map.split_off(&end) {
@@ -110,7 +100,6 @@ mod tests {
         #[test]
         fn ranges_hold_what_a_plain_set_holds(
             inserts in prop::collection::vec((0u64..80, 0u64..9), 0..40),
-            removed in prop::collection::vec(0u64..90, 0..9),
             cut in 0u64..90,
             from in 0u64..90,
         ) {
@@ -118,10 +107,6 @@ mod tests {
             for (start, len) in inserts {
                 ranges.insert(at(start)..at(start + len));
                 set.extend(start..start + len);
-            }
-            for n in removed {
-                ranges.remove(at(n));
-                set.remove(&n);
             }
             ranges.truncate(at(cut));
             set.retain(|n| *n < cut);

@@ -122,6 +122,7 @@ impl Broker {
         }
         let subscription = self.subscription(&found, group)?;
         let (moved, end) = self.reset_unsynced(&subscription, targets)?;
+        self.inner.lite.begins_anew(topic, group);
         self.confirmed(end).await?;
         Ok(moved)
     }

@@ -148,8 +148,17 @@ impl Restored {
             }
             What::Lanes(lanes) => {
                 for LaneAt { queue, id, to } in lanes.into_iter().filter(|_| !planted(Fault::LanesNotReplayed)) {
+                    let book = known_or_new(books, queue);
+                    book.set_cursor(id, to);
+                    book.forget_attempts(QueueOffset::new(to.get().saturating_sub(1)));
+                }
+            }
+            What::Rewind { lanes, void } => {
+                for LaneAt { queue, id, to } in lanes {
                     known_or_new(books, queue).set_cursor(id, to);
                 }
+                let void = void.into_iter().filter(|_| !planted(Fault::AttemptsOutliveRewind));
+                void.for_each(|(queue, offset)| known_or_new(books, queue).forget_attempts(offset));
             }
             What::Reset(resets) => {
                 for Reset { queue, to, void } in resets {

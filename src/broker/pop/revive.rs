@@ -8,7 +8,6 @@ use super::{
     Broker, Pages, QueueBook, What,
     book::Failed,
     bury::{DOOM_AGAIN_AFTER, Doomed},
-    lanes,
     schedule::Schedule,
     settle_record::Retry,
 };
@@ -32,7 +31,7 @@ impl Broker {
             if due.is_empty() {
                 return schedule.promise();
             }
-            due.iter().for_each(|(at, book)| self.revive_book(book, *at, now));
+            due.iter().for_each(|(at, book)| self.revive_book(book, *at));
             tokio::task::yield_now().await;
         }
     }
@@ -55,10 +54,11 @@ impl Broker {
     }
 
     /// Does what is due in one book.
-    fn revive_book(&self, book: &Arc<QueueBook>, at: Deadline, now: Deadline) {
+    fn revive_book(&self, book: &Arc<QueueBook>, at: Deadline) {
         let (pop, owner) = (&self.inner.pop, &book.owner);
         let max_attempts = self.max_attempts(&owner.group);
         let mut pages = book.open();
+        let now = self.inner.clock.now();
         Schedule::taken(&mut pages, at);
         if pages.forgotten {
             return;
@@ -70,11 +70,8 @@ impl Broker {
             self.record_failed(book, &failed);
         }
         self.doom(book, &mut pages, now, max_attempts);
-        let lanes = self.wake_lanes(book, &mut pages, now);
         let ready = pages.book.has_moved() | (!pages.book.has_lanes() && pages.book.ready(now).is_some());
-        pop.schedule.bring_forward(book, &mut pages, now);
-        drop(pages);
-        lanes::wake(book, lanes);
+        self.close(book, pages, now);
         if ready {
             owner.line.wake(Cause::Any);
         }

@@ -16,6 +16,7 @@ use super::{
     Broker, Pages, QueueBook, Receipt, SettleError, Subscription, What,
     book::{Claim, ClaimedRun, Verdict},
     in_order::Release,
+    lanes::Whose,
     receipt::Terms,
     settle_record::{LaneAt, Retry},
     subscription::Owner,
@@ -53,7 +54,8 @@ impl Broker {
             Err(SettleError::Invalid) => return Ok(receipts.iter().map(|_| Err(SettleError::Invalid)).collect()),
             other => other?,
         };
-        let (results, end, ordered) = self.ack_unsynced(&subscription, receipts)?;
+        let whose = self.whose(&subscription, receipts).await?;
+        let (results, end, ordered) = self.ack_unsynced(&subscription, receipts, &whose)?;
         let _release = (!ordered.is_empty()).then(|| Release { broker: self.clone(), books: ordered });
         if let Some(end) = end {
             self.confirmed(end).await?;
@@ -67,6 +69,7 @@ impl Broker {
         &self,
         subscription: &Subscription,
         receipts: &[Receipt],
+        whose: &Whose,
     ) -> Result<(Vec<Result<(), SettleError>>, Option<PhysicalOffset>, Vec<Arc<QueueBook>>), SettleError> {
         let pop = &self.inner.pop;
         let books = subscription.books();
@@ -76,7 +79,7 @@ impl Broker {
         let mut repeated = false;
         for receipt in receipts {
             let verdict = match opened.find(receipt.queue) {
-                Some((book, pages)) => self.judge(subscription, book, pages, receipt),
+                Some((book, pages)) => self.judge(subscription, book, pages, receipt, whose),
                 None => Err(SettleError::Invalid),
             };
             match verdict {
@@ -88,7 +91,7 @@ impl Broker {
         }
         let (mut end, mut ordered) = (None, Vec::new());
         if !done.is_empty() {
-            let (queues, safe_at) = self.record_done(&subscription.owner, &mut opened, done)?;
+            let (queues, safe_at) = self.record_done(&subscription.owner, &mut opened, done, whose)?;
             end = Some(safe_at);
             pop.touch();
             let mut moved = false;
@@ -121,6 +124,7 @@ impl Broker {
         owner: &Owner,
         opened: &mut Opened<'_>,
         mut done: Vec<(QueueId, QueueOffset)>,
+        whose: &Whose,
     ) -> Result<(Vec<(QueueId, Vec<Range<QueueOffset>>)>, PhysicalOffset), SettleError> {
         let log = &self.inner.pop.log;
         if owner.lite.get().is_none() {
@@ -133,7 +137,7 @@ impl Broker {
         let (mut lanes, mut others, mut queues) = (Vec::new(), Vec::new(), Vec::new());
         for (queue, offset) in done {
             let Some((book, pages)) = opened.find(queue) else { continue };
-            match self.lane_moved_by(book, pages, offset) {
+            match self.lane_moved_by(book, pages, offset, whose.of(offset)) {
                 Some(id) => lanes.push(LaneAt { queue, id, to: offset.plus(1) }),
                 None => others.push((queue, offset)),
             }
@@ -181,7 +185,8 @@ impl Broker {
         suspend: bool,
     ) -> Result<Receipt, SettleError> {
         let subscription = self.settled_subscription(topic, group, std::slice::from_ref(receipt))?;
-        let (renewed, end) = self.change_unsynced(&subscription, receipt, invisible, suspend)?;
+        let whose = self.whose(&subscription, std::slice::from_ref(receipt)).await?;
+        let (renewed, end) = self.change_unsynced(&subscription, receipt, invisible, suspend, &whose)?;
         self.confirmed(end).await?;
         Ok(renewed)
     }
@@ -192,6 +197,7 @@ impl Broker {
         receipt: &Receipt,
         invisible: Duration,
         suspend: bool,
+        whose: &Whose,
     ) -> Result<(Receipt, PhysicalOffset), SettleError> {
         let inner = &self.inner;
         let (pop, owner) = (&inner.pop, &subscription.owner);
@@ -199,13 +205,13 @@ impl Broker {
         let books = subscription.books();
         let book = books.get(receipt.queue.0 as usize).ok_or(SettleError::Invalid)?;
         let mut pages = book.open();
-        if self.judge(subscription, book, &mut pages, receipt)? != Verdict::Live {
+        if self.judge(subscription, book, &mut pages, receipt, whose)? != Verdict::Live {
             return Err(SettleError::Expired);
         }
         // Before it is in flight: what a FIFO group holds by a receipt of an earlier run has its place in its line, and is
         // nothing from before order began.
-        self.keep_order(book, &mut pages, self.is_fifo(&owner.group))?;
-        self.lane_moved_by(book, &mut pages, receipt.offset);
+        self.keep_order(book, &mut pages, self.is_fifo(&owner.group));
+        self.lane_moved_by(book, &mut pages, receipt.offset, whose.of(receipt.offset));
         let now = inner.clock.now();
         let until = now.plus(invisible);
         // A lease that ends is the attempt before the one that comes.
@@ -221,8 +227,7 @@ impl Broker {
         if at_once {
             pages.book.retry(offset, next_attempt, now, max_attempts);
         }
-        pop.schedule.bring_forward(book, &mut pages, now);
-        drop(pages);
+        self.close(book, pages, now);
         if at_once {
             owner.line.wake(Cause::Any);
         }
@@ -244,8 +249,7 @@ impl Broker {
         let now = self.inner.clock.now();
         let mut pages = book.open();
         pages.book.give_back(receipt.offset, receipt.nonce, now);
-        pop.schedule.bring_forward(book, &mut pages, now);
-        drop(pages);
+        self.close(book, pages, now);
         subscription.owner.line.wake(Cause::Any);
     }
 
@@ -264,7 +268,7 @@ impl Broker {
         let mut pages = book.open();
         // The lease of a receipt from an earlier run is not known here, so there is nothing to move.
         if receipt.run != self.inner.pop.run.id
-            || self.judge(&subscription, book, &mut pages, receipt)? != Verdict::Live
+            || self.judge(&subscription, book, &mut pages, receipt, &Whose::default())? != Verdict::Live
         {
             return Err(SettleError::Expired);
         }
@@ -301,6 +305,7 @@ impl Broker {
         book: &QueueBook,
         pages: &mut Pages,
         receipt: &Receipt,
+        whose: &Whose,
     ) -> Result<Verdict, SettleError> {
         let owner = &subscription.owner;
         if pages.forgotten || !receipt.is_sealed_for(&owner.topic, &owner.group) {
@@ -311,23 +316,23 @@ impl Broker {
         }
         let now = self.inner.clock.now();
         if book.lite().is_some() {
-            self.keep_order(book, pages, false)?;
+            self.keep_order(book, pages, false);
         }
-        match pages.book.judge(self.claim(book, pages, receipt, now)?, now) {
+        let passed = self.is_over(pages, receipt.offset, whose.of(receipt.offset));
+        match pages.book.judge(self.claim(book, passed, receipt, now)?, now) {
             verdict @ (Verdict::Live | Verdict::Done) => Ok(verdict),
             Verdict::Stale => Err(SettleError::Expired),
             Verdict::Unknown => Err(SettleError::Invalid),
         }
     }
 
-    fn claim(&self, book: &QueueBook, pages: &Pages, receipt: &Receipt, now: Deadline) -> Result<Claim, ReadError> {
+    fn claim(&self, book: &QueueBook, passed: bool, receipt: &Receipt, now: Deadline) -> Result<Claim, ReadError> {
         let run = &self.inner.pop.run;
         let (claimed, today) = if receipt.run == run.id {
             (ClaimedRun::This { nonce: receipt.nonce }, run.wall_of(now))
         } else {
             (ClaimedRun::Earlier { end: self.end_of_earlier_runs(book, receipt.offset)? }, self.inner.clock.wall())
         };
-        let passed = book.lite().is_some() && self.is_over(book, pages, receipt.offset);
         Ok(Claim {
             offset: receipt.offset,
             attempt: receipt.attempt,

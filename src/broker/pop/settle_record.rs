@@ -12,11 +12,13 @@
 //! | 5 forget group | group |
 //! | 6 reset | topic, group, count, for each: queue, offset, run and nonce of the last receipt that is void |
 //! | 7 forget subscription | topic, group |
-//! | 8 lanes | topic, group, count, for each: queue, id of a lite topic, offset from which on it is not done |
+//! | 9 lanes | topic, group, count, for each: queue, id of a lite topic, offset behind its message that is done now |
+//! | 10 rewind | topic, group, count, for each: queue, id of a lite topic, offset from which on it is not done; then count of attempts that are void, for each: queue, offset |
 //!
 //! Replaying a record twice, or replaying it onto a book that already knows it and later ones, and then the later ones
 //! again, gives the same book: done is final, the last retry of an offset wins, a start counts only for a book that is
-//! not there, and a reset leaves nothing of what was before it.
+//! not there, and a reset leaves nothing of what was before it. Of a lite topic the last offset wins; a message that moved
+//! it on, or that a rewind names, has no attempt on record any more.
 
 use std::{ops::Range, time::Duration};
 
@@ -51,8 +53,10 @@ pub enum What {
     Start(Vec<(QueueId, QueueOffset)>),
     /// The group goes on from elsewhere.
     Reset(Vec<Reset>),
-    /// Where the group is in lite topics.
+    /// The messages just before these places in lite topics are done, and with them all that is before.
     Lanes(Vec<LaneAt>),
+    /// The group goes on elsewhere in lite topics; these are their messages whose attempts are void.
+    Rewind { lanes: Vec<LaneAt>, void: Vec<(QueueId, QueueOffset)> },
 }
 
 /// Where a group is in a lite topic: what is before is done.
@@ -146,7 +150,8 @@ impl Record {
             What::Retry(_) => 2,
             What::Start(_) => 3,
             What::Reset(_) => 6,
-            What::Lanes(_) => 8,
+            What::Lanes(_) => 9,
+            What::Rewind { .. } => 10,
         });
         w.text(self.topic.as_str());
         w.text(self.group.as_str());
@@ -184,12 +189,13 @@ impl Record {
                     w.number(u64::from(reset.void.nonce));
                 }
             }
-            What::Lanes(lanes) => {
-                w.number(lanes.len() as u64);
-                for lane in lanes {
-                    w.number(u64::from(lane.queue.0));
-                    w.number(lane.id.number());
-                    w.number(lane.to.get());
+            What::Lanes(lanes) => LaneAt::encode_all(lanes, w),
+            What::Rewind { lanes, void } => {
+                LaneAt::encode_all(lanes, w);
+                w.number(void.len() as u64);
+                for (queue, offset) in void {
+                    w.number(u64::from(queue.0));
+                    w.number(offset.get());
                 }
             }
         }
@@ -204,13 +210,27 @@ impl What {
             2 => Self::Retry((0..count).map(|_| Retry::decode(r)).collect::<Result<_>>()?),
             3 => Self::Start((0..count).map(|_| Ok((r.queue()?, r.offset()?))).collect::<Result<_>>()?),
             6 => Self::Reset((0..count).map(|_| Reset::decode(r)).collect::<Result<_>>()?),
-            8 => Self::Lanes((0..count).map(|_| LaneAt::decode(r)).collect::<Result<_>>()?),
+            9 => Self::Lanes((0..count).map(|_| LaneAt::decode(r)).collect::<Result<_>>()?),
+            10 => {
+                let lanes = (0..count).map(|_| LaneAt::decode(r)).collect::<Result<_>>()?;
+                let void = (0..r.count()?).map(|_| Ok((r.queue()?, r.offset()?))).collect::<Result<_>>()?;
+                Self::Rewind { lanes, void }
+            }
             _ => return Err(Malformed { what: "the kind of a settle record" }),
         })
     }
 }
 
 impl LaneAt {
+    fn encode_all(lanes: &[Self], w: &mut Writer) {
+        w.number(lanes.len() as u64);
+        for lane in lanes {
+            w.number(u64::from(lane.queue.0));
+            w.number(lane.id.number());
+            w.number(lane.to.get());
+        }
+    }
+
     fn decode(r: &mut Reader<'_>) -> Result<Self> {
         Ok(Self { queue: r.queue()?, id: LiteId::from_number(r.number()?), to: r.offset()? })
     }
@@ -266,6 +286,8 @@ mod tests {
                 visible_at: Timestamp::from_millis(at),
                 delay: Duration::from_millis(d),
             });
+        let lane =
+            || (place(), any::<u64>()).prop_map(|((queue, to), id)| LaneAt { queue, id: LiteId::from_number(id), to });
         prop_oneof![
             vec(((0..QUEUES_MAX).prop_map(QueueId), ranges()), 1..5).prop_map(What::Done),
             vec(retry, 1..5).prop_map(What::Retry),
@@ -274,10 +296,8 @@ mod tests {
                 let reset = |((queue, to), run, nonce)| Reset { queue, to, void: Issue { run, nonce } };
                 What::Reset(resets.into_iter().map(reset).collect())
             }),
-            vec((place(), any::<u64>()), 1..5).prop_map(|lanes| {
-                let lane = |((queue, to), id)| LaneAt { queue, id: LiteId::from_number(id), to };
-                What::Lanes(lanes.into_iter().map(lane).collect())
-            }),
+            vec(lane(), 1..5).prop_map(What::Lanes),
+            (vec(lane(), 1..5), vec(place(), 0..5)).prop_map(|(lanes, void)| What::Rewind { lanes, void }),
         ]
     }
 

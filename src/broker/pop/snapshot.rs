@@ -9,7 +9,8 @@
 //! (physical offset); count of subscriptions, for each: topic, group, count of books, for each: queue, commit offset, done
 //! ranges (count, then distance and length each), count of retries, for each: offset, next attempt, visible at (wall
 //! clock, ms), delay (ms), and then, since version 2, run and nonce of the last receipt that a reset made void, and since
-//! version 3 count of lite topics, for each: id, offset from which on it is not done; at the end the CRC-32 of all that, 4 bytes, little-endian.
+//! version 3 count of lite topics, for each: id, offset from which on it is not done; at the end the CRC-32 of all that,
+//! 4 bytes, little-endian.
 
 use std::{io, ops::Range, sync::atomic::Ordering, time::Duration};
 
@@ -68,7 +69,7 @@ pub struct BookState {
     pub done: Vec<Range<QueueOffset>>,
     pub retries: Vec<Retry>,
     pub void: Issue,
-    /// Where the group is in lite topics, in order of id.
+    /// Where the group is in lite topics.
     pub lanes: Vec<(LiteId, QueueOffset)>,
 }
 
@@ -162,8 +163,7 @@ impl BookState {
             })
         });
         let retries = retries.collect();
-        let mut lanes: Vec<_> = book.cursors().collect();
-        lanes.sort_unstable();
+        let lanes = book.cursors().collect();
         Self { queue, commit: book.commit(), done: book.done_ranges().collect(), retries, void: book.void(), lanes }
     }
 
@@ -256,8 +256,9 @@ impl Pop {
         let state = |subscription: std::sync::Arc<Subscription>| {
             let books = subscription.books();
             let state = |book: &std::sync::Arc<super::QueueBook>| {
-                let pages = book.open();
-                BookState::of(book.queue_id, &pages.book, clock.now(), clock.wall())
+                let mut state = BookState::of(book.queue_id, &book.open().book, clock.now(), clock.wall());
+                state.lanes.sort_unstable();
+                state
             };
             let owner = &subscription.owner;
             let (topic, group) = (owner.topic.clone(), owner.group.clone());

@@ -20,7 +20,7 @@ use crate::broker::{
 /// Messages that one take answers at most. RocketMQ's limit for a pop.
 pub(super) const BATCH_MAX: usize = 32;
 /// Bytes of log records that one take answers, unless the first message alone is larger.
-const BATCH_BYTES_MAX: u64 = 8 << 20;
+pub(super) const BATCH_BYTES_MAX: u64 = 8 << 20;
 /// Entries that are looked at before other tasks of the thread get a turn: about a millisecond.
 const SCAN_MAX: usize = 8192;
 /// Entries that are read from a queue at once while a filter passes over some.
@@ -43,8 +43,8 @@ pub(super) struct Booked {
 pub(super) struct Batch {
     broker: Broker,
     subscription: Arc<Subscription>,
-    books: Arc<[Arc<QueueBook>]>,
-    booked: Vec<Booked>,
+    pub books: Arc<[Arc<QueueBook>]>,
+    pub booked: Vec<Booked>,
     until: Deadline,
     /// It ended because the batch was full.
     more: bool,
@@ -84,7 +84,10 @@ impl Broker {
             let (topic, group) = self.may_take(&take.topic, &take.group).await?;
             self.lite_or_not(&topic, &take.filter)?;
             let subscription = self.subscription(&topic, &group.name)?;
-            let line = &subscription.owner.line;
+            let line = match &take.filter {
+                Filter::Lite(set) => &set.line,
+                _ => &subscription.owner.line,
+            };
             if let Some(again) = self.repeated(&subscription, &group, &take).await? {
                 return Ok(again);
             }
@@ -100,7 +103,9 @@ impl Broker {
                 }
                 return Ok(found);
             }
-            if polls.has_ended() || take.until <= self.inner.clock.now() {
+            // A set that has ended gets nothing more; its client's next poll is for another.
+            let ended = matches!(&take.filter, Filter::Lite(set) if set.is_closed());
+            if ended || polls.has_ended() || take.until <= self.inner.clock.now() {
                 return Ok(Vec::new());
             }
             match seat.take().filter(|seat| seat.is_in(line)) {
@@ -142,7 +147,13 @@ impl Broker {
                 true => self.learn(subscription, take).await,
                 false => Learnt::default(),
             };
-            let batch = self.walk(subscription, group, take)?;
+            if let Some(parent) = subscription.owner.lite.get() {
+                self.lite_catch_up(parent).await?;
+            }
+            let mut batch = self.walk(subscription, group, take)?;
+            if take.filter.is_lite() {
+                self.find_booked(&mut batch).await?;
+            }
             let (tired, more, booked) = (batch.tired || learnt.tired, batch.more, batch.booked.len());
             if let Some(error) = learnt.failure.filter(|_| booked == 0) {
                 return Err(error.into());
@@ -195,11 +206,9 @@ impl Broker {
         for index in subscription.next_turn(books.len()) {
             let book = &books[index];
             let mut pages = book.open();
-            let visited = self
-                .keep_order(book, &mut pages, group.fifo)
-                .and_then(|()| walk.visit(book, &mut pages, index, &mut batch.booked));
-            inner.pop.schedule.bring_forward(book, &mut pages, now);
-            drop(pages);
+            self.keep_order(book, &mut pages, group.fifo);
+            let visited = walk.visit(book, &mut pages, index, &mut batch.booked);
+            self.close(book, pages, now);
             match visited {
                 Ok(()) => {}
                 Err(error) if batch.booked.is_empty() => return Err(error.into()),
@@ -302,13 +311,14 @@ impl Batch {
         Delivery { message, receipt: Receipt::seal(&owner.topic, &owner.group, terms), attempt: booked.attempt }
     }
 
-    fn pass(&self, passed: &[Booked]) {
-        let mut moved = false;
+    pub fn pass(&self, passed: &[Booked]) {
+        let (mut moved, now) = (false, self.broker.inner.clock.now());
         for booked in passed {
-            let mut pages = self.books[booked.book].open();
+            let book = &self.books[booked.book];
+            let mut pages = book.open();
             pages.book.pass_delivery(booked.offset, booked.nonce);
-            self.broker.inner.pop.schedule.count(&mut pages);
             moved |= pages.book.has_moved();
+            self.broker.close(book, pages, now);
         }
         if moved {
             self.subscription.owner.line.wake(Cause::Any);
@@ -318,7 +328,7 @@ impl Batch {
         }
     }
 
-    fn give_back(&self, booked: Vec<Booked>, after: Duration) {
+    pub fn give_back(&self, booked: Vec<Booked>, after: Duration) {
         if booked.is_empty() {
             return;
         }
@@ -327,7 +337,7 @@ impl Batch {
             let book = &self.books[booked.book];
             let mut pages = book.open();
             pages.book.give_back(booked.offset, booked.nonce, now.plus(after));
-            self.broker.inner.pop.schedule.bring_forward(book, &mut pages, now);
+            self.broker.close(book, pages, now);
         }
         self.subscription.owner.line.wake(Cause::Any);
     }
@@ -349,7 +359,8 @@ impl Walk<'_> {
             return Ok(());
         }
         if let Filter::Lite(set) = self.filter {
-            return self.first_of_lanes(book, pages, set, out);
+            self.first_of_lanes(book, pages, set, out);
+            return Ok(());
         }
         self.retries(book, pages, index, out)?;
         match self.fifo {
@@ -446,6 +457,11 @@ impl Walk<'_> {
     /// Messages that may be delivered for the first time.
     pub fn room(&self, book: &Book) -> usize {
         if self.takes_fresh { self.in_flight_max.saturating_sub(book.in_flight().max(book.waiting())) } else { 0 }
+    }
+
+    /// Whether one more message may be in flight; one that waits for an attempt has its place already.
+    pub fn has_place(&self, book: &Book, fresh: bool) -> bool {
+        if fresh { self.room(book) > 0 } else { book.in_flight() < self.in_flight_max }
     }
 
     /// Counts an entry's bytes; false when they are too many behind what is booked already.

@@ -211,14 +211,14 @@ pub static KEYS: &[Key] = &[
         name: "liteTopicsMax",
         aliases: &[],
         default: "200000",
-        doc: "Lite topics of one topic of type LITE at most; about 200 bytes of memory each.",
+        doc: "Lite topics of all topics together at most, those whose messages are stored among them; about 200 bytes of memory each.",
         rule: Rule::Count { range: 1..=100_000_000, set: |c, n| c.broker.lite_topics_max = n as usize },
     },
     Key {
         name: "liteMessagesMax",
         aliases: &[],
         default: "10000000",
-        doc: "Stored messages of the lite topics of one topic at most; 8 to 16 bytes of memory each.",
+        doc: "Messages of all lite topics together that are known at most, 8 to 16 bytes of memory each. Beyond it those that all groups have consumed cannot be begun with any more, and when none are left sends are refused.",
         rule: Rule::Count { range: 1..=1_000_000_000, set: |c, n| c.broker.lite_messages_max = n as usize },
     },
     Key {
@@ -232,7 +232,7 @@ pub static KEYS: &[Key] = &[
         name: "liteSubscriptionsMax",
         aliases: &[],
         default: "1000000",
-        doc: "Lite topics that all clients subscribe to, each pair counted, at most; about 24 bytes of memory each.",
+        doc: "Lite topics that all clients subscribe to, each pair counted, at most; about 110 bytes of memory each.",
         rule: Rule::Count { range: 1..=100_000_000, set: |c, n| c.broker.lite_subscriptions_max = n as usize },
     },
     Key {
@@ -246,7 +246,7 @@ pub static KEYS: &[Key] = &[
         name: "liteTopicIdleTime",
         aliases: &[],
         default: "3600",
-        doc: "A lite topic that had neither messages nor subscribers for this long ends, and counts no more.",
+        doc: "A lite topic that had neither stored messages nor subscribers for this long ends, and counts no more.",
         rule: Rule::Span { unit: Unit::Seconds, range: 1..=31_536_000, set: |c, d| c.broker.lite_topic_idle = d },
     },
     Key {

@@ -25,7 +25,6 @@ impl Messaging {
             check_lite_name(name, broker.config().lite_name_max)?;
         }
         let start = start(request.offset_option)?;
-        self.front.topic(&topic).await?;
         let (client, names) = (call.client.clone(), request.lite_topic_set);
         broker.sync_lite(LiteSync { topic, group: group.clone(), client, action, names, start }).await?;
         // It keeps the set alive, also of a client that the server does not know after a restart.

@@ -13,9 +13,9 @@ use tokio_stream::Stream;
 use tonic::Status;
 
 use crate::{
-    broker::{AttemptId, Delivery, Role, Seen, Sighted, Sighting, Take},
+    broker::{AttemptId, Delivery, Filter, Role, Seen, Sighted, Sighting, Take, TakeError},
     proto::v2::{self, Code, receive_message_response::Content},
-    types::{Deadline, TopicName},
+    types::{ClientId, Deadline, TopicName},
 };
 
 use super::{
@@ -49,7 +49,8 @@ impl Messaging {
         // Some clients poll before, or without ever, having told what they are.
         let found = self.front.topic(&topic).await?;
         self.front.group(&group).await?;
-        let filter = self.front.broker.lite_filter(&found, &group, &call.client).unwrap_or(filter);
+        let filter = self.front.broker.lite_filter(&found, &group, &call.client)?.unwrap_or(filter);
+        self.check_lite(&call.client, &filter, &topic)?;
         if renewed && !self.front.sessions.knows(&call.client) {
             self.front.broker.client_seen(&call.client, Role::Consumer { group: group.clone() });
         }
@@ -71,6 +72,16 @@ impl Messaging {
         let (front, host) = (self.front.clone(), self.connection.peer);
         let unread = Unread { front, holder, host, topic, renewed, messages: deliveries.into_iter() };
         Ok(Answer::of(unread, DigestKind::for_client(call.language)))
+    }
+
+    /// A consumer that is none of lite topics would wait for ever for what has no subscribers.
+    fn check_lite(&self, client: &ClientId, filter: &Filter, topic: &TopicName) -> Outcome<()> {
+        let Filter::Lite(set) = filter else { return Ok(()) };
+        let about = self.front.sessions.about(client).filter(|_| set.count() == 0);
+        match about {
+            Some((_, about)) if !about.is_lite() => Err(TakeError::LiteOnly(topic.clone()).into()),
+            _ => Ok(()),
+        }
     }
 
     /// SQL92 only where `enablePropertyFilter` has it.

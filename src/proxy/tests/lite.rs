@@ -1,7 +1,7 @@
 //! Lite topics over the wire.
 
 use super::*;
-use crate::proxy::testing::Client;
+use crate::proxy::testing::{Client, Telemetry, consumer_settings};
 use crate::types::{MessageType, TopicName};
 
 const NAME: &str = "Sessions";
@@ -107,5 +107,37 @@ async fn a_suspended_delivery_counts_no_attempt() {
         let held: crate::broker::Receipt = again.handles().remove(0).parse().unwrap();
         let (topic, group) = (TopicName::parse(NAME).unwrap(), crate::types::GroupName::parse("g").unwrap());
         rig.broker.give_back(&topic, &group, &held);
+    }
+}
+
+#[tokio::test]
+async fn a_subscription_makes_no_parent_topic() {
+    use v2::LiteSubscriptionAction::CompleteAdd;
+    let rig = Rig::start().await;
+    let client = rig.client("c").await;
+    assert_eq!(sync(&client, CompleteAdd, &["s1"]).await, Code::TopicNotFound);
+    assert!(rig.broker.topic(NAME).is_none());
+}
+
+#[tokio::test]
+async fn a_consumer_that_is_none_of_lite_topics_is_refused_and_told_what_to_use() {
+    use v2::{ClientType, LiteSubscriptionAction::CompleteAdd};
+    let rig = rig().await;
+    for (client_type, expected) in [
+        (ClientType::PushConsumer, Code::BadRequest),
+        (ClientType::SimpleConsumer, Code::BadRequest),
+        (ClientType::LitePushConsumer, Code::MessageNotFound),
+        (ClientType::LiteSimpleConsumer, Code::MessageNotFound),
+    ] {
+        let mut client = rig.client(client_type.as_str_name()).await;
+        let mut stream = Telemetry::open(&mut client).await;
+        let settings = v2::Settings { client_type: Some(client_type as i32), ..consumer_settings("g") };
+        stream.tell(settings).await;
+        stream.told().await;
+        let refused = client.receive(NAME, "g").await;
+        assert_eq!(refused.code(), expected, "{client_type:?}");
+        // One that subscribes anyway is one.
+        assert_eq!(sync(&client, CompleteAdd, &["s1"]).await, Code::Ok);
+        assert_eq!(client.receive(NAME, "g").await.code(), Code::MessageNotFound);
     }
 }

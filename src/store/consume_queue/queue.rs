@@ -200,6 +200,11 @@ impl QueueState {
         }
     }
 
+    /// Its topic was deleted.
+    pub fn is_deleted(&self) -> bool {
+        self.tail.lock().deleted
+    }
+
     fn forget_files(&self) {
         let fresh = self.shared.uids.fetch_add(1, Ordering::Relaxed);
         self.shared.files.forget(self.uid.swap(fresh, Ordering::AcqRel), 0..u64::MAX);

@@ -42,7 +42,7 @@ async fn each_group_is_where_it_is() {
     let sync = LiteSync { topic: parent(), group: other.clone(), client: client("d"), action, names, start };
     world.broker.sync_lite(sync).await.unwrap();
     let topic = world.broker.topic("sessions").unwrap();
-    let filter = world.broker.lite_filter(&topic, &other, &client("d")).unwrap();
+    let filter = world.broker.lite_filter(&topic, &other, &client("d")).unwrap().unwrap();
     let taken = world.broker.take(Take { group: other, filter, ..world.poll("d", 32) }).await.unwrap();
     assert_eq!(texts(&taken), ["a0"]);
     world.broker.store().close();
@@ -247,5 +247,112 @@ async fn what_is_no_lite_message_does_not_enter_and_no_other_consumer_takes() {
     assert!(matches!(world.broker.take(take).await, Err(TakeError::LiteOnly(_))));
     let plain = crate::broker::TopicChange { message_type: Some(MessageType::Normal), ..Default::default() };
     assert!(world.broker.update_topic(&parent(), plain).is_err(), "the type is for good");
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn every_lite_topic_of_a_large_set_has_its_turn() {
+    const COUNT: usize = 9000;
+    let world = World::with(|config| config.lite_subscription_quota = COUNT);
+    let names: Vec<String> = (0..COUNT).map(|n| format!("n{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    world.subscribe("c", &names).await;
+    // The last ones alone have something at first, so a poll looks at nothing else.
+    for name in &names[COUNT - 10..] {
+        world.send_to(name, "m").await.unwrap();
+    }
+    assert_eq!(world.consume("c").await.len(), 10);
+    for chunk in names.chunks(500) {
+        let drafts = chunk.iter().map(|name| for_lite(name, name)).collect();
+        world.broker.produce(&parent(), drafts).await.unwrap();
+    }
+    let mut came = std::collections::BTreeSet::new();
+    while came.len() < COUNT {
+        let taken = world.taken("c").await;
+        assert!(!taken.is_empty(), "only {} came", came.len());
+        came.extend(taken);
+    }
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn a_poll_that_found_no_room_is_woken_when_there_is_some() {
+    let world = World::with(|config| config.in_flight_max = 1);
+    world.subscribe("c", &["a"]).await;
+    world.subscribe("d", &["b"]).await;
+    world.send(&["a0", "b0"]).await;
+    let taken = world.take("c").await;
+    let poll = world.park("d").await;
+    world.ack(&taken[0].receipt).await.unwrap();
+    assert_eq!(texts(&poll.await.unwrap().unwrap()), ["b0"]);
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn every_client_that_shares_a_lite_topic_is_woken_and_one_of_them_gets_it() {
+    let world = World::new();
+    world.subscribe("c", &["a"]).await;
+    world.subscribe("d", &["a"]).await;
+    let (mut of_c, mut of_d) = (world.park("c").await, world.park("d").await);
+    world.send(&["a0"]).await;
+    let first = tokio::select! {
+        taken = &mut of_c => taken,
+        taken = &mut of_d => taken,
+    };
+    let first = first.unwrap().unwrap();
+    assert_eq!(texts(&first), ["a0"]);
+    world.send(&["a1"]).await;
+    world.ack(&first[0].receipt).await.unwrap();
+    let rest = if of_c.is_finished() { of_d } else { of_c };
+    assert_eq!(texts(&rest.await.unwrap().unwrap()), ["a1"]);
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn a_group_that_is_reset_finds_everything_again() {
+    let world = World::new();
+    world.subscribe("c", &["a"]).await;
+    world.send(&["a0", "x0", "a1"]).await;
+    assert_eq!(world.consume("c").await, ["a0", "a1"]);
+    let poll = world.park("c").await;
+    let to = crate::types::QueueOffset::new(1);
+    world.broker.reset_offset(&parent(), &group(), QUEUE, to).await.unwrap();
+    assert_eq!(texts(&poll.await.unwrap().unwrap()), ["a1"]);
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn lag_counts_what_the_group_wants_and_has_not_done() {
+    let world = World::new();
+    world.subscribe("c", &["a", "b"]).await;
+    world.send(&["a0", "x0", "a1", "b0", "x1"]).await;
+    let lag = || {
+        let backlog = world.broker.backlog(&parent(), &group(), crate::types::Deadline::from_micros(u64::MAX)).unwrap();
+        let look: u64 =
+            world.broker.lag(&group(), &[]).unwrap().iter().map(|l| l.backlog.ready + l.backlog.in_flight).sum();
+        assert_eq!(look, backlog.lag);
+        (backlog.lag, backlog.in_flight)
+    };
+    let taken = world.take("c").await;
+    assert_eq!(lag(), (3, 2));
+    world.ack(&taken[0].receipt).await.unwrap();
+    assert_eq!(lag(), (2, 1));
+    world.ack(&taken[1].receipt).await.unwrap();
+    assert_eq!(world.consume("c").await, ["a1"]);
+    assert_eq!(lag(), (0, 0));
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn a_message_or_a_dead_letter_that_is_sent_again_goes_to_its_lite_topic() {
+    let world = World::new();
+    world.subscribe("c", &["a"]).await;
+    world.send(&["a0"]).await;
+    let taken = world.take("c").await;
+    let message = taken[0].message.clone();
+    world.broker.forward_to_dead_letter(&parent(), &group(), &taken[0].receipt).await.unwrap();
+    world.broker.resend_dead_letter(&group(), crate::types::QueueOffset::ZERO, false).unwrap();
+    world.broker.resend(&message).unwrap();
+    assert_eq!(world.consume("c").await, ["a0", "a0"]);
     world.broker.store().close();
 }

@@ -10,7 +10,7 @@ async fn a_set_that_is_not_refreshed_ends_after_the_clients_timeout_and_no_messa
     for _ in 0..3 {
         world.machine.clock.advance(Duration::from_secs(50));
         world.sync("alive", LiteAction::Replace, &["b"], LiteStart::Last).await.unwrap();
-        assert!(world.broker.expire_lite().is_empty());
+        assert!(world.broker.expire_lite().await.is_empty());
     }
     world.send(&["a0", "b0"]).await;
     assert_eq!(world.broker.inner.lite.sets.total(), 1);
@@ -43,7 +43,7 @@ async fn an_idle_lite_topic_ends_and_makes_room_unless_it_has_messages_or_subscr
     for _ in 0..12 {
         world.machine.clock.advance(Duration::from_secs(60));
         world.sync("c", LiteAction::Replace, &["kept"], LiteStart::Last).await.unwrap();
-        world.broker.expire_lite();
+        world.broker.expire_lite().await;
     }
     assert_eq!(world.lite_topics(), 2);
     world.send_to("new", "n").await.unwrap();
@@ -54,36 +54,108 @@ async fn an_idle_lite_topic_ends_and_makes_room_unless_it_has_messages_or_subscr
 
 #[tokio::test]
 async fn what_retention_deletes_is_forgotten_and_what_follows_comes() {
-    let mut machine = Machine::new();
-    machine.store.flush = crate::store::FlushPolicy::Async { interval: Duration::from_secs(3600) };
-    machine.store.threads = crate::store::Threads::Stepped;
-    machine.store.retention.delete_when = (0..24).collect();
-    let broker = machine.start();
-    let world = World { machine, broker };
-    world.make(2);
+    let world = retaining(2);
     world.subscribe("c", &["a"]).await;
     world.send(&["a0", "x0"]).await;
     assert_eq!(world.taken("c").await, ["a0"]);
-    let filler = TopicName::parse("filler").unwrap();
-    for _ in 0..4 {
-        let draft = Draft { body: vec![b'x'; 500_000].into(), ..normal("") };
-        world.broker.produce(&filler, vec![draft]).await.unwrap();
-    }
-    let store = world.broker.store().clone();
-    store.step().unwrap();
-    world.broker.snapshot().unwrap();
-    world.machine.clock.advance(Duration::from_secs(73 * 3600));
+    retain(&world).await;
     world.broker.revive().await;
-    store.step().unwrap();
-    assert_eq!(store.queue(&parent(), QUEUE).min().get(), 2, "retention has emptied it");
-    world.broker.expire_lite();
+    assert_eq!(min(&world), 2, "retention has emptied it");
+    world.broker.expire_lite().await;
     assert_eq!(world.lite_topics(), 1, "a had a subscriber until now, x had nothing any more");
     let waiting: u64 = world.broker.progress(&group()).iter().map(|p| p.waiting_retry + p.in_flight).sum();
     assert_eq!(waiting, 0, "no attempt of what is gone");
     world.subscribe("c", &["a", "x"]).await;
     world.send(&["a1"]).await;
     assert_eq!(world.consume("c").await, ["a1"]);
-    store.close();
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn the_ack_of_what_retention_took_meanwhile_lets_its_lite_topic_go_on() {
+    for swept in [false, true] {
+        let world = retaining(2);
+        world.subscribe("c", &["a"]).await;
+        world.send(&["a0"]).await;
+        let long = Take { invisible: Duration::from_secs(100 * 3600), ..world.poll("c", 1) };
+        let taken = world.broker.take(long).await.unwrap();
+        retain(&world).await;
+        world.send(&["a1", "a2"]).await;
+        if swept {
+            world.broker.expire_lite().await;
+            world.subscribe("c", &["a"]).await;
+        }
+        let _ = world.ack(&taken[0].receipt).await;
+        assert_eq!(world.consume("c").await, ["a1", "a2"], "swept: {swept}");
+        let world = world.restart();
+        world.subscribe("c", &["a"]).await;
+        assert!(world.consume("c").await.is_empty(), "swept: {swept}");
+        world.broker.store().close();
+    }
+}
+
+#[tokio::test]
+async fn what_follows_a_message_that_expired_unread_is_done_for_good() {
+    let world = retaining(2);
+    world.send(&["a0"]).await;
+    retain(&world).await;
+    world.send(&["a1", "a2"]).await;
+    assert_eq!(min(&world), 1);
+    // a0 was never swept from the index.
+    world.subscribe("c", &["a"]).await;
+    let taken = world.take("c").await;
+    assert_eq!(texts(&taken), ["a1"]);
+    world.ack(&taken[0].receipt).await.unwrap();
+    assert_eq!(world.consume("c").await, ["a2"]);
+    let world = world.restart();
+    world.subscribe("c", &["a"]).await;
+    assert!(world.consume("c").await.is_empty());
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn a_poll_parked_behind_what_retention_takes_is_woken() {
+    let world = retaining(2);
+    world.subscribe("c", &["a"]).await;
+    world.send(&["a0"]).await;
+    let long = Take { invisible: Duration::from_secs(100 * 3600), ..world.poll("c", 1) };
+    assert_eq!(world.broker.take(long).await.unwrap().len(), 1);
+    fill(&world).await;
+    world.send(&["a1"]).await;
+    let poll = world.park("c").await;
+    expire(&world);
+    assert_eq!(min(&world), 1);
+    // Its client is there; the sweep finds that a0 is gone though it is in flight.
+    world.subscribe("c", &["a"]).await;
+    world.broker.expire_lite().await;
+    assert_eq!(texts(&poll.await.unwrap().unwrap()), ["a1"]);
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn who_subscribed_is_told_when_the_group_is_deleted_and_nothing_of_it_stays() {
+    let world = World::new();
+    world.subscribe("c", &["a"]).await;
+    world.broker.delete_group(&group()).unwrap();
+    assert_eq!(world.broker.inner.lite.sets.total(), 0);
+    assert_eq!(world.broker.expire_lite().await, [(client("c"), "a".to_owned())]);
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn a_set_that_ends_while_it_changes_keeps_nothing() {
+    let world = World::new();
+    let topic = world.broker.topic("sessions").unwrap();
+    let of = world.broker.inner.lite.parent(&world.broker.inner.store, &topic).unwrap();
+    let set = world.broker.lite_set(&client("c"), &parent(), &group()).unwrap();
+    world.broker.client_gone(&client("c"));
+    let id = crate::types::LiteId::of("a");
+    assert!(!world.broker.put_into(&of, &set, &[id], false).unwrap(), "it has ended");
+    assert_eq!((world.broker.inner.lite.sets.total(), of.is_wanted(id, None, None)), (0, false));
+    // Whoever changes it begins anew with another one.
+    world.subscribe("c", &["a"]).await;
+    assert_eq!(world.broker.inner.lite.sets.total(), 1);
+    world.broker.store().close();
 }
 
 #[tokio::test]
@@ -93,10 +165,10 @@ async fn who_subscribed_is_told_when_the_parent_is_deleted_and_the_next_of_its_n
     world.send(&["a0", "b0"]).await;
     assert_eq!(world.take("c").await.len(), 2);
     world.broker.delete_topic(&parent()).unwrap();
-    let mut told = world.broker.expire_lite();
+    let mut told = world.broker.expire_lite().await;
     told.sort();
     assert_eq!(told, [(client("c"), "a".to_owned()), (client("c"), "b".into())]);
-    assert!(world.broker.expire_lite().is_empty(), "once");
+    assert!(world.broker.expire_lite().await.is_empty(), "once");
     world.make(2);
     assert_eq!(world.lite_topics(), 0);
     world.subscribe("c", &["a"]).await;

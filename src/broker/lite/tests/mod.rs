@@ -105,7 +105,7 @@ impl World {
 
     fn poll(&self, by: &str, max: usize) -> Take {
         let topic = self.broker.topic("sessions").unwrap();
-        let filter = self.broker.lite_filter(&topic, &group(), &client(by)).unwrap();
+        let filter = self.broker.lite_filter(&topic, &group(), &client(by)).unwrap().unwrap();
         let until = self.machine.clock.now();
         Take { topic: parent(), group: group(), filter, max, invisible: LEASE, until, attempt_id: None }
     }
@@ -160,6 +160,11 @@ impl World {
         task
     }
 
+    /// Offsets in the index.
+    fn known_messages(&self) -> usize {
+        self.broker.inner.lite.totals.messages.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     fn lite_topics(&self) -> usize {
         self.broker.lite_topics_of(&self.broker.topic("sessions").unwrap()).unwrap()
     }
@@ -173,4 +178,43 @@ fn for_lite(lite_topic: &str, body: &str) -> Draft {
 
 fn texts(deliveries: &[Delivery]) -> Vec<String> {
     deliveries.iter().map(|d| String::from_utf8(d.message.body.to_vec()).unwrap()).collect()
+}
+
+/// A world whose retention is at work when it is stepped.
+fn retaining(retry_max_times: u32) -> World {
+    let mut machine = Machine::new();
+    machine.store.flush = crate::store::FlushPolicy::Async { interval: Duration::from_secs(3600) };
+    machine.store.threads = crate::store::Threads::Stepped;
+    machine.store.retention.delete_when = (0..24).collect();
+    let broker = machine.start();
+    let world = World { machine, broker };
+    world.make(retry_max_times);
+    world
+}
+
+/// Has retention delete all that was sent before. No lite topic is swept.
+async fn retain(world: &World) {
+    fill(world).await;
+    expire(world);
+}
+
+/// Has what follows lie elsewhere than what was sent before.
+async fn fill(world: &World) {
+    let filler = TopicName::parse("filler").unwrap();
+    for _ in 0..4 {
+        let draft = Draft { body: vec![b'x'; 500_000].into(), ..normal("") };
+        world.broker.produce(&filler, vec![draft]).await.unwrap();
+    }
+    world.broker.store().step().unwrap();
+}
+
+/// Has retention delete what was sent before it was filled up.
+fn expire(world: &World) {
+    world.broker.snapshot().unwrap();
+    world.machine.clock.advance(Duration::from_secs(73 * 3600));
+    world.broker.store().step().unwrap();
+}
+
+fn min(world: &World) -> u64 {
+    world.broker.store().queue(&parent(), QUEUE).min().get()
 }

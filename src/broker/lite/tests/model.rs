@@ -31,6 +31,8 @@ impl Dice {
 /// What we believe of a lite topic.
 #[derive(Default)]
 struct Believed {
+    /// Retention took what is before.
+    first: usize,
     sent: usize,
     acked: usize,
 }
@@ -38,6 +40,7 @@ struct Believed {
 struct Game {
     world: World,
     dice: Dice,
+    retaining: bool,
     topics: BTreeMap<&'static str, Believed>,
     sets: BTreeMap<&'static str, Vec<&'static str>>,
     /// Receipts that were not settled, of this and earlier runs.
@@ -47,7 +50,7 @@ struct Game {
 
 impl Game {
     async fn step(mut self) -> Self {
-        match self.dice.roll(20) {
+        match self.dice.roll(22) {
             0..=5 => self.send().await,
             6..=10 => self.take().await,
             11..=14 => self.ack().await,
@@ -59,6 +62,8 @@ impl Game {
                 self.count("time");
             }
             18 => self.world.broker.snapshot().unwrap(),
+            19 => self.go_back().await,
+            20 if self.retaining => self.retain().await,
             _ => return self.end_run().await,
         }
         self
@@ -131,8 +136,55 @@ impl Game {
         self.sets.insert(by, set);
     }
 
+    /// The group begins anew with a lite topic: all of it comes again, and what was out is void.
+    async fn go_back(&mut self) {
+        let name = self.dice.of(&LITE_TOPICS);
+        for by in CLIENTS {
+            self.world.sync(by, LiteAction::Remove, &[name], LiteStart::Last).await.unwrap();
+            self.sets.entry(by).or_default().retain(|had| *had != name);
+        }
+        let by = self.dice.of(&CLIENTS);
+        self.world.sync(by, LiteAction::Add, &[name], LiteStart::Min).await.unwrap();
+        self.sets.entry(by).or_default().push(name);
+        self.held.retain(|(of, ..)| *of != name);
+        if let Some(topic) = self.topics.get_mut(name) {
+            topic.acked = topic.first;
+        }
+        self.count("went back");
+    }
+
+    /// Retention takes all that was sent, done or not; a sweep may find that, or a client.
+    async fn retain(&mut self) {
+        retain(&self.world).await;
+        let queue = self.world.broker.store().queue(&parent(), QUEUE);
+        assert_eq!(queue.min(), queue.max(), "all is gone");
+        for topic in self.topics.values_mut() {
+            (topic.first, topic.acked) = (topic.sent, topic.sent);
+        }
+        if self.dice.roll(2) == 0 {
+            self.world.broker.revive().await;
+        }
+        // What was in flight may be acknowledged yet, to no effect.
+        for (_, _, receipt) in std::mem::take(&mut self.held) {
+            if self.dice.roll(2) == 0 {
+                let _ = self.world.ack(&receipt).await;
+            }
+        }
+        if self.dice.roll(2) == 0 {
+            self.world.broker.expire_lite().await;
+            for (by, set) in &self.sets {
+                self.world.sync(by, LiteAction::Replace, set, LiteStart::Last).await.unwrap();
+            }
+        }
+        self.count("retention");
+    }
+
     async fn end_run(mut self) -> Self {
         let seed = self.dice.roll(1 << 40);
+        if self.retaining {
+            // What is answered there is not on the disk yet.
+            self.world.broker.store().step().unwrap();
+        }
         self.world = match self.dice.roll(3) {
             0 => self.world.restart(),
             _ => self.world.crash(seed),
@@ -146,13 +198,18 @@ impl Game {
     }
 }
 
-async fn history(seed: u64) -> BTreeMap<&'static str, u32> {
-    let machine = Machine::new();
-    let broker = machine.start();
-    let world = World { machine, broker };
-    world.make(900);
+async fn history(seed: u64, retaining: bool) -> BTreeMap<&'static str, u32> {
+    let world = if retaining {
+        super::retaining(900)
+    } else {
+        let machine = Machine::new();
+        let broker = machine.start();
+        let world = World { machine, broker };
+        world.make(900);
+        world
+    };
     let (topics, sets, counts) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-    let mut game = Game { world, dice: Dice(seed), topics, sets, held: Vec::new(), counts };
+    let mut game = Game { world, dice: Dice(seed), retaining, topics, sets, held: Vec::new(), counts };
     game.subscribe().await;
     for _ in 0..STEPS {
         game = game.step().await;
@@ -174,20 +231,33 @@ async fn history(seed: u64) -> BTreeMap<&'static str, u32> {
     game.counts
 }
 
-fn run(seed: u64) -> BTreeMap<&'static str, u32> {
+fn run(seed: u64, retaining: bool) -> BTreeMap<&'static str, u32> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(history(seed))
+    runtime.block_on(history(seed, retaining))
 }
 
 #[test]
 fn random_histories_of_lite_topics_agree_with_the_model() {
     let mut counts: BTreeMap<&'static str, u32> = BTreeMap::new();
     for seed in 0..HISTORIES {
-        for (what, count) in run(seed) {
+        for (what, count) in run(seed, false) {
             *counts.entry(what).or_default() += count;
         }
     }
-    for what in ["taken", "acked", "refused", "put off", "crash", "time"] {
+    for what in ["taken", "acked", "refused", "put off", "went back", "crash", "time"] {
+        assert!(counts.get(what).is_some_and(|n| *n > 20), "{what} hardly ever happened: {counts:?}");
+    }
+}
+
+#[test]
+fn random_histories_with_retention_agree_with_the_model() {
+    let mut counts: BTreeMap<&'static str, u32> = BTreeMap::new();
+    for seed in 0..HISTORIES / 3 {
+        for (what, count) in run(seed, true) {
+            *counts.entry(what).or_default() += count;
+        }
+    }
+    for what in ["taken", "acked", "went back", "crash", "retention"] {
         assert!(counts.get(what).is_some_and(|n| *n > 20), "{what} hardly ever happened: {counts:?}");
     }
 }
@@ -196,7 +266,7 @@ fn random_histories_of_lite_topics_agree_with_the_model() {
 fn acks_that_are_not_replayed_would_be_noticed() {
     let _planted = plant(Fault::LanesNotReplayed);
     let noticed = (0..HISTORIES).any(|seed| {
-        let died = std::panic::catch_unwind(|| run(seed)).err();
+        let died = std::panic::catch_unwind(|| run(seed, false)).err();
         died.is_some_and(|why| why.downcast_ref::<String>().is_some_and(|why| why.contains("out of order")))
     });
     assert!(noticed);

@@ -1,5 +1,7 @@
 //! What a group has before it on one queue, counted.
 
+use std::ops::Range;
+
 use crate::types::{Deadline, QueueOffset};
 
 use super::{Book, Exception};
@@ -22,16 +24,22 @@ impl Book {
         // Behind the commit offset when retention was faster.
         let from = self.commit.max(min).min(end);
         let done: u64 = self.done.iter().map(|range| range.start.max(from).until(range.end.min(end))).sum();
+        let (in_flight, due) = self.on_their_way(from..end, now);
+        let undone = from.until(end).saturating_sub(done);
+        let oldest_ready = [due, fresh].into_iter().flatten().min();
+        Backlog { in_flight, ready: undone.saturating_sub(in_flight), oldest_ready }
+    }
+
+    /// Of these messages, how many are on their way, and the first that is due again.
+    pub fn on_their_way(&self, among: Range<QueueOffset>, now: Deadline) -> (u64, Option<QueueOffset>) {
         let (mut in_flight, mut due) = (0, None::<QueueOffset>);
-        for (offset, exception) in self.exceptions.range(from..end) {
+        for (offset, exception) in self.exceptions.range(among) {
             match exception {
                 Exception::Waiting { due: at, .. } if *at <= now => due = due.or(Some(*offset)),
                 _ => in_flight += 1,
             }
         }
-        let undone = from.until(end).saturating_sub(done);
-        let oldest_ready = [due, fresh].into_iter().flatten().min();
-        Backlog { in_flight, ready: undone.saturating_sub(in_flight), oldest_ready }
+        (in_flight, due)
     }
 }
 

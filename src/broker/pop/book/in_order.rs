@@ -92,8 +92,11 @@ impl Book {
 
     pub(super) fn next_look_at_log(&self, now: Deadline) -> Option<Deadline> {
         let lines = self.lines.as_ref().is_some_and(|lines| lines.waits_for_log());
-        let lanes = self.lanes.as_ref().is_some_and(|lanes| lanes.waits_for_log());
-        (lines || lanes).then(|| now.plus(LOG_LOOK))
+        let (waits, moved) = self.lanes.as_ref().map_or((false, false), |l| (l.waits_for_log(), l.has_moved()));
+        match moved {
+            true => Some(now),
+            false => (lines || waits).then(|| now.plus(LOG_LOOK)),
+        }
     }
 
     pub(super) fn order(&self) -> Option<&Lines> {
@@ -148,8 +151,7 @@ impl Book {
 
     /// Whether a line moved on since this was last asked, so that a poll may find something.
     pub fn has_moved(&mut self) -> bool {
-        let lanes = self.lanes.as_ref().is_some_and(|lanes| lanes.has_moved());
-        self.lines.as_mut().is_some_and(|lines| lines.take_moved()) || lanes
+        self.lines.as_mut().is_some_and(|lines| lines.take_moved())
     }
 
     /// What is locked. A book that nobody has asked since the start knows what it restored: each of that locks its line.

@@ -2,17 +2,20 @@
 //!
 //! A lite topic is a lane: its messages come one at a time, in order, so that one offset, the lane's cursor, says what is
 //! done of it: everything below. What is between two messages of a lane belongs to others and is none of its business; so a
-//! lane that nobody wants holds up nobody, and costs the group nothing.
+//! lane that nobody wants holds up nobody, and costs the group nothing. A message that is done before its turn, as an
+//! operator skips it, is done by itself, and stays that wherever the group goes.
 //!
-//! Ready are the lanes that may have something to deliver. A lane leaves that set when it is looked at in vain, and is put
-//! back by what changes that: an arrival, an end of what is in flight.
+//! The book tells which lanes have [moved](Book::take_moved_lanes): those that may have something to deliver that they had
+//! not before. Whoever changes a book takes them to the sets that have them in; where that is forgotten, the book asks to be
+//! looked after at once.
 //!
-//! Memory: about 30 bytes for each lane that the group ever acknowledged in, about 20 for each that is ready, and 40 more for
-//! each message that is in flight or waits.
+//! Memory: about 30 bytes for each lane that the group ever acknowledged in, and 40 more for each message that is in flight
+//! or waits.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     ops::Range,
+    sync::Arc,
 };
 
 use super::{Book, Exception};
@@ -20,6 +23,9 @@ use crate::{
     broker::lite::{Index, LiteSet},
     types::{Deadline, LiteId, PhysicalOffset, QueueOffset},
 };
+
+/// Sets that wait for room, among which those of clients that are gone are looked for.
+const HUNGRY_MIN: usize = 64;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -30,36 +36,44 @@ pub struct Lanes {
     open: bool,
     /// The lanes of exceptions.
     of: HashMap<QueueOffset, LiteId>,
-    ready: BTreeSet<LiteId>,
-    /// Arrivals up to here have made their lanes ready.
-    seen: QueueOffset,
+    /// Those of them that are not the first of their lanes: they are done by themselves.
+    aside: HashSet<QueueOffset>,
     /// Lanes whose last message is done, but not as safe yet as the flush policy says, and until where the log must be.
     unsafe_yet: VecDeque<(PhysicalOffset, LiteId)>,
-    /// Lanes that became ready and whose polls were not woken.
-    moved: Vec<LiteId>,
+    /// The last of those of each lane.
+    unsafe_until: HashMap<LiteId, PhysicalOffset>,
+    /// Lanes that may have something and whose sets do not know.
+    moved: HashSet<LiteId>,
     /// Attempts that were due by then have been told.
     told: Deadline,
-    /// Where the next walk begins.
-    turn: LiteId,
+    /// Sets that have ready lanes and found no room, the oldest first.
+    hungry: BTreeMap<u64, Arc<LiteSet>>,
+    /// Sets of clients that are gone are looked for when there are so many.
+    hungry_purge: usize,
 }
 
 /// The first undone message of a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Head {
-    /// There is none, or it is in flight: something will make the lane ready again.
+    /// There is none, it is in flight, or its attempt is not due: the lane moves when that changes.
     None,
-    /// It waits for its next attempt, which is not due.
-    Later,
     Ready {
         offset: QueueOffset,
         attempt: u32,
+        /// It has no place among what is in flight or waits.
+        fresh: bool,
     },
 }
 
 impl Book {
-    /// Restores, or sets, where the group is in a lane.
+    /// Restores where the group is in a lane.
     pub fn set_cursor(&mut self, id: LiteId, to: QueueOffset) {
         self.lanes.get_or_insert_default().cursors.insert(id, to);
+    }
+
+    /// Restores that nothing is known of a message.
+    pub fn forget_attempts(&mut self, offset: QueueOffset) {
+        self.forget(offset);
     }
 
     /// What must outlive the run, in no order.
@@ -67,22 +81,34 @@ impl Book {
         self.lanes.iter().flat_map(|lanes| lanes.cursors.iter().map(|(id, at)| (*id, *at)))
     }
 
+    /// Where the group is in a lane, if it has begun there.
+    pub fn cursor(&self, id: LiteId) -> Option<QueueOffset> {
+        self.lanes.as_ref()?.cursors.get(&id).copied()
+    }
+
+    /// Messages at or behind `min` that were done before their turn.
+    pub fn done_by_itself(&self, min: QueueOffset) -> u64 {
+        self.done.iter().map(|range| range.start.max(min).until(range.end)).sum()
+    }
+
+    /// Lanes of which something is in flight or waits.
+    pub fn held_lanes(&self) -> HashSet<LiteId> {
+        self.lanes.iter().flat_map(|lanes| lanes.of.values().copied()).collect()
+    }
+
     pub fn has_lanes(&self) -> bool {
         self.lanes.as_ref().is_some_and(|lanes| lanes.open)
     }
 
-    /// How far arrivals were seen; `None` before the lanes are opened.
-    pub fn lanes_seen(&self) -> Option<QueueOffset> {
-        self.lanes.as_ref().filter(|lanes| lanes.open).map(|lanes| lanes.seen)
+    /// Begins to use the lanes, if that has not begun.
+    pub fn use_lanes(&mut self) {
+        self.lanes.get_or_insert_default().open = true;
     }
 
-    /// Begins to use the lanes. `lane_of` says whose a stored message is.
-    pub fn open_lanes(&mut self, index: &Index, lane_of: impl Fn(QueueOffset) -> Option<LiteId>) {
+    /// Begins to use what was restored. `lane_of` says whose a stored message is.
+    pub fn open_lanes(&mut self, lane_of: impl Fn(QueueOffset) -> Option<LiteId>) {
         let mut lanes = self.lanes.take().unwrap_or_default();
         lanes.open = true;
-        lanes.cursors.retain(|id, _| index.has(*id));
-        lanes.seen = index.seen();
-        lanes.ready = index.stored().filter(|id| index.next(*id, lanes.from(*id, self.commit)).is_some()).collect();
         let mut over = Vec::new();
         for offset in self.exceptions.keys() {
             match lane_of(*offset) {
@@ -97,67 +123,56 @@ impl Book {
         self.lanes = Some(lanes);
     }
 
-    /// Messages arrived in these lanes; all up to `seen` are told now.
-    pub fn arrived(&mut self, ids: impl Iterator<Item = LiteId>, seen: QueueOffset) {
-        if let Some(lanes) = &mut self.lanes {
-            lanes.ready.extend(ids);
-            lanes.seen = seen;
+    /// The first message of a lane that is not done. The queue begins at `min`.
+    fn first_undone(&self, lanes: &Lanes, id: LiteId, index: &Index, min: QueueOffset) -> Option<QueueOffset> {
+        let mut from = lanes.from(id, self.commit).max(min);
+        loop {
+            let offset = index.next(id, from)?;
+            match self.done.end_of(offset) {
+                Some(end) => from = end,
+                None => return Some(offset),
+            }
         }
     }
 
-    /// The ready lanes of a set, another one first each time.
-    pub fn ready_lanes(&self, set: &LiteSet) -> Vec<LiteId> {
-        self.lanes.as_ref().map_or(Vec::new(), |lanes| set.among(&lanes.ready, lanes.turn))
-    }
-
-    /// Finds the first undone message of a lane. One that has none, or whose first is in flight, is not ready any more. The queue
-    /// begins at `min`.
-    pub fn head(&mut self, id: LiteId, index: &Index, min: QueueOffset, now: Deadline) -> Head {
-        let Some(lanes) = &mut self.lanes else { return Head::None };
-        let (mut from, is_safe) = (lanes.from(id, self.commit).max(min), lanes.is_safe(id));
-        let first = loop {
-            match index.next(id, from) {
-                // An operator skipped it before it was its turn.
-                Some(offset) if self.done.contains(offset) => {
-                    self.done.remove(offset);
-                    from = offset.plus(1);
-                    lanes.cursors.insert(id, from);
-                }
-                first => break first,
+    /// The first undone message of a lane, and whether it can be delivered. The queue begins at `min`.
+    pub fn head(&self, id: LiteId, index: &Index, min: QueueOffset, now: Deadline) -> Head {
+        let Some(lanes) = self.lanes.as_ref().filter(|lanes| lanes.is_safe(id)) else { return Head::None };
+        let Some(offset) = self.first_undone(lanes, id, index, min) else { return Head::None };
+        // What was told to be due is due for everybody, whoever read the clock first.
+        let now = now.max(lanes.told);
+        match self.exceptions.get(&offset) {
+            None => Head::Ready { offset, attempt: 1, fresh: true },
+            Some(Exception::Waiting { due, attempt, .. }) if *due <= now => {
+                Head::Ready { offset, attempt: *attempt, fresh: false }
             }
-        };
-        let head = match first.map(|offset| (offset, self.exceptions.get(&offset))) {
-            Some((offset, None)) if is_safe => Head::Ready { offset, attempt: 1 },
-            Some((offset, Some(Exception::Waiting { due, attempt, .. }))) if *due <= now => {
-                Head::Ready { offset, attempt: *attempt }
-            }
-            Some((_, Some(Exception::Waiting { .. }))) => Head::Later,
-            _ => Head::None,
-        };
-        if head == Head::None {
-            lanes.ready.remove(&id);
+            Some(_) => Head::None,
         }
-        head
     }
 
     /// Books the delivery of a lane's first message.
     pub fn deliver_in_lane(&mut self, id: LiteId, offset: QueueOffset, attempt: u32, until: Deadline) -> u32 {
         if let Some(lanes) = &mut self.lanes {
             lanes.of.insert(offset, id);
-            lanes.ready.remove(&id);
-            lanes.turn = LiteId::from_number(id.number().wrapping_add(1));
         }
         self.deliver(offset, attempt, until)
     }
 
-    /// Notes whose a message is that is about to be done. Only when it is the first undone one does its lane move on; what
-    /// is behind others, as a start from further back leaves it, is done by itself.
-    pub fn enlist(&mut self, offset: QueueOffset, id: LiteId, index: &Index) {
-        let Some(lanes) = &mut self.lanes else { return };
-        if index.next(id, lanes.from(id, self.commit)) == Some(offset) {
-            lanes.of.insert(offset, id);
+    /// Notes whose a message is that is about to be done or held. Its lane moves on with it unless an earlier message of the
+    /// lane is still stored and not done: then it is done by itself. The queue begins at `min`.
+    pub fn enlist(&mut self, offset: QueueOffset, id: LiteId, index: &Index, min: QueueOffset) {
+        let Some(lanes) = self.lanes.take() else { return };
+        // One that retention has taken, or a lane is behind, moves nothing.
+        let is_first = lanes.from(id, self.commit).max(min) <= offset
+            && self.first_undone(&lanes, id, index, min).is_none_or(|first| first >= offset);
+        let lanes = self.lanes.insert(lanes);
+        lanes.of.insert(offset, id);
+        if is_first {
+            lanes.aside.remove(&offset);
         } else {
-            lanes.of.remove(&offset);
+            lanes.aside.insert(offset);
+            // Whatever is first in it can be looked at again.
+            lanes.moved.insert(id);
         }
     }
 
@@ -166,63 +181,105 @@ impl Book {
         self.lanes.as_ref()?.of.get(&offset).copied()
     }
 
+    /// The same if that lane moves on with it.
+    pub fn lane_moved_by(&self, offset: QueueOffset) -> Option<LiteId> {
+        self.lane_of(offset).filter(|_| self.lanes.as_ref().is_some_and(|lanes| !lanes.aside.contains(&offset)))
+    }
+
     /// Whether the lane is behind this message.
     pub fn is_passed(&self, offset: QueueOffset, id: LiteId) -> bool {
         self.lanes.as_ref().is_some_and(|lanes| lanes.cursors.get(&id).is_some_and(|at| *at > offset))
     }
 
-    /// Marks the message as done if its lane is known: the lane, which now is behind it.
+    /// Marks the message as done if its lane is known: the lane, which now is behind it unless it was not its turn.
     pub(super) fn done_in_lane(&mut self, range: &Range<QueueOffset>) -> Option<LiteId> {
         if range.start.plus(1) != range.end {
             return None;
         }
-        let id = self.lane_of(range.start)?;
+        let lanes = self.lanes.as_mut()?;
+        let id = lanes.of.remove(&range.start)?;
+        if lanes.aside.remove(&range.start) {
+            self.mark_done(range.clone());
+            return Some(id);
+        }
+        let at = lanes.cursors.entry(id).or_default();
+        *at = range.end.max(*at);
         self.forget(range.start);
         self.touched = self.touched.max(range.end);
-        self.lanes.as_mut()?.cursors.insert(id, range.end);
         Some(id)
     }
 
-    /// Lets the group go on elsewhere in these lanes; what is in flight or waits in them is forgotten, and its receipts are
-    /// void.
-    pub fn move_lanes(&mut self, places: &[(LiteId, QueueOffset)]) {
-        let Some(lanes) = &mut self.lanes else { return };
-        let mut moved = BTreeSet::new();
-        for (id, to) in places {
-            lanes.cursors.insert(*id, *to);
-            lanes.ready.insert(*id);
-            moved.insert(*id);
-        }
-        let ours = |(offset, id): (&QueueOffset, &LiteId)| moved.contains(id).then_some(*offset);
-        let forgotten: Vec<_> = lanes.of.iter().filter_map(ours).collect();
-        forgotten.into_iter().for_each(|offset| self.forget(offset));
+    /// What is in flight or waits in these lanes.
+    pub fn in_lanes(&self, places: &[(LiteId, QueueOffset)]) -> Vec<QueueOffset> {
+        let Some(lanes) = &self.lanes else { return Vec::new() };
+        let ids: HashSet<LiteId> = places.iter().map(|(id, _)| *id).collect();
+        lanes.of.iter().filter(|(_, id)| ids.contains(id)).map(|(offset, _)| *offset).collect()
     }
 
-    /// The lite topics are no more, nor are messages below `min`: no attempt of one comes.
+    /// Lets the group go on elsewhere in these lanes; what is in flight or waits in them, `void`, is forgotten, and its
+    /// receipts are void.
+    pub fn move_lanes(&mut self, places: &[(LiteId, QueueOffset)], void: Vec<QueueOffset>) {
+        let Some(lanes) = &mut self.lanes else { return };
+        for (id, to) in places {
+            lanes.cursors.insert(*id, *to);
+            lanes.moved.insert(*id);
+        }
+        void.into_iter().for_each(|offset| self.forget(offset));
+    }
+
+    /// Messages below `min` are not stored any more: nothing of them is in flight or comes again, and their lanes go on.
+    pub fn retained_from(&mut self, min: QueueOffset) {
+        if self.has_lanes() && self.commit < min {
+            self.mark_done(self.commit..min);
+        }
+    }
+
+    /// These lite topics are no more, and have no messages at or behind `min`.
     pub fn forget_lanes(&mut self, ids: &[LiteId], min: QueueOffset) {
-        let waits = |(offset, exception): (&QueueOffset, &Exception)| {
-            matches!(exception, Exception::Waiting { .. }).then_some(*offset)
-        };
-        let gone: Vec<_> = self.exceptions.range(..min).filter_map(waits).collect();
-        gone.into_iter().for_each(|offset| self.forget(offset));
         let Some(lanes) = &mut self.lanes else { return };
         for id in ids {
-            lanes.cursors.remove(id);
-            lanes.ready.remove(id);
+            // What came since has moved it on.
+            if lanes.cursors.get(id).is_some_and(|at| *at <= min) {
+                lanes.cursors.remove(id);
+            }
         }
         if lanes.cursors.len() < lanes.cursors.capacity() / 4 {
             lanes.cursors.shrink_to_fit();
         }
     }
 
-    /// Lanes whose polls may find something that they could not when this was last asked.
+    /// A set has ready lanes, and there is no room.
+    pub fn is_hungry(&mut self, set: &Arc<LiteSet>) {
+        let Some(lanes) = &mut self.lanes else { return };
+        if lanes.hungry.len() >= lanes.hungry_purge.max(HUNGRY_MIN) {
+            lanes.hungry.retain(|_, set| !set.is_closed());
+            lanes.hungry_purge = 2 * lanes.hungry.len();
+        }
+        lanes.hungry.insert(set.number, Arc::clone(set));
+    }
+
+    /// Sets that waited for room, when there is so much.
+    pub fn fed(&mut self, room: usize) -> Vec<Arc<LiteSet>> {
+        let Some(lanes) = self.lanes.as_mut().filter(|lanes| !lanes.hungry.is_empty()) else { return Vec::new() };
+        let next = || lanes.hungry.pop_first().map(|(_, set)| set);
+        std::iter::from_fn(next).filter(|set| !set.is_closed()).take(room).collect()
+    }
+
+    /// Lanes that may have something to deliver that they had not when this was last asked.
     pub fn take_moved_lanes(&mut self, now: Deadline) -> Vec<LiteId> {
         let Some(lanes) = &mut self.lanes else { return Vec::new() };
-        let due = self.retries.range((lanes.told, QueueOffset::ZERO)..=(now, QueueOffset::MAX));
-        let due = due.filter_map(|(_, offset)| lanes.of.get(offset));
-        lanes.moved.extend(due);
-        lanes.told = lanes.told.max(now);
-        std::mem::take(&mut lanes.moved)
+        // Two callers may have read the clock in the other order.
+        if now > lanes.told {
+            let due = self.retries.range((lanes.told, QueueOffset::MAX)..=(now, QueueOffset::MAX));
+            lanes.moved.extend(due.filter_map(|(_, offset)| lanes.of.get(offset)));
+            lanes.told = now;
+        }
+        lanes.moved.drain().collect()
+    }
+
+    /// From when on attempts that fall due were not told.
+    pub(super) fn told(&self, now: Deadline) -> Deadline {
+        self.lanes.as_ref().map_or(now, |lanes| lanes.told.min(now))
     }
 }
 
@@ -232,24 +289,27 @@ impl Lanes {
     }
 
     fn is_safe(&self, id: LiteId) -> bool {
-        !self.unsafe_yet.iter().any(|(_, waits)| *waits == id)
+        !self.unsafe_until.contains_key(&id)
     }
 
     /// A lane goes on when the log is committed up to there.
     pub(super) fn goes_on_at(&mut self, id: LiteId, end: PhysicalOffset) {
         self.unsafe_yet.push_back((end, id));
+        self.unsafe_until.insert(id, end);
     }
 
     /// A lane goes on at once.
     pub(super) fn goes_on(&mut self, id: LiteId) {
-        self.ready.insert(id);
-        self.moved.push(id);
+        self.moved.insert(id);
     }
 
     /// Lets the lanes go on that are safe now.
     pub(super) fn release(&mut self, committed: PhysicalOffset) {
         while let Some((_, id)) = self.unsafe_yet.pop_front_if(|(end, _)| *end <= committed) {
-            self.goes_on(id);
+            if self.unsafe_until.get(&id).is_some_and(|until| *until <= committed) {
+                self.unsafe_until.remove(&id);
+                self.goes_on(id);
+            }
         }
     }
 
@@ -261,19 +321,18 @@ impl Lanes {
         !self.moved.is_empty()
     }
 
-    /// The book says something else of a message: what waits is looked at again, and what is gone has no lane.
+    /// The book says something else of a message. A lane whose message waits for an attempt that would have been told moves
+    /// now, and so does one whose message is gone.
     pub(super) fn now(&mut self, offset: QueueOffset, exception: Option<&Exception>) {
-        match exception {
-            Some(Exception::Waiting { .. }) => {
-                if let Some(id) = self.of.get(&offset) {
-                    self.ready.insert(*id);
-                }
-            }
-            Some(_) => {}
+        let id = match exception {
+            Some(Exception::Waiting { due, .. }) if *due <= self.told => self.of.get(&offset).copied(),
+            Some(_) => None,
             None => {
-                self.of.remove(&offset);
+                self.aside.remove(&offset);
+                self.of.remove(&offset)
             }
-        }
+        };
+        self.moved.extend(id);
     }
 
     /// The queue ends here now.
@@ -285,3 +344,6 @@ impl Lanes {
         cut
     }
 }
+
+#[cfg(test)]
+mod tests;
