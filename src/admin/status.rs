@@ -32,9 +32,7 @@ pub fn of_reset(error: OffsetError) -> Status {
         OffsetError::Beyond { .. } => Code::OutOfRange,
         OffsetError::TooManyBooks(_) => Code::ResourceExhausted,
         OffsetError::Unconfirmed(Unconfirmed::Late { .. }) => Code::DeadlineExceeded,
-        OffsetError::Append(_) | OffsetError::Read(_) | OffsetError::Poisoned(_) | OffsetError::Unconfirmed(_) => {
-            Code::Unavailable
-        }
+        OffsetError::Append(_) | OffsetError::Read(_) | OffsetError::Unconfirmed(_) => Code::Unavailable,
     };
     Status::new(code, error.to_string())
 }
@@ -55,7 +53,7 @@ pub fn of_operate(error: OperateError) -> Status {
             (Code::DeadlineExceeded, "`ferromq group describe` shows what holds now")
         }
         OperateError::Settle(SettleError::TooManyBooks { .. }) => (Code::ResourceExhausted, "nothing was done"),
-        OperateError::Settle(SettleError::Unconfirmed(_) | SettleError::Poisoned(_)) => {
+        OperateError::Settle(SettleError::Unconfirmed(_)) => {
             (Code::Unavailable, "whether it was done shows when the server has started again")
         }
         OperateError::Settle(_) => (Code::Unavailable, "the message is as it was; see to the store directory's disk"),

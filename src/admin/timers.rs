@@ -103,7 +103,7 @@ fn refusal(error: RecallError) -> Status {
         RecallError::NotDelay { .. } | RecallError::Off => Status::failed_precondition(text),
         RecallError::Busy | RecallError::Append(AppendError::Busy { .. }) => Status::resource_exhausted(text),
         RecallError::Unconfirmed(Unconfirmed::Late { .. }) => Status::deadline_exceeded(text),
-        RecallError::Append(_) | RecallError::Poisoned(_) | RecallError::Unconfirmed(_) => Status::unavailable(text),
+        RecallError::Append(_) | RecallError::Unconfirmed(_) => Status::unavailable(text),
         RecallError::Read(_) => Status::internal(text),
     }
 }

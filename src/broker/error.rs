@@ -92,8 +92,6 @@ pub enum EndError {
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error(transparent)]
-    Poisoned(#[from] Poisoned),
-    #[error(transparent)]
     Unconfirmed(#[from] Unconfirmed),
 }
 
@@ -132,8 +130,11 @@ pub enum TakeError {
     NotLite(TopicName),
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// What a FIFO group gets is written down first.
     #[error(transparent)]
-    Poisoned(#[from] Poisoned),
+    Append(#[from] AppendError),
+    #[error(transparent)]
+    Unconfirmed(#[from] Unconfirmed),
     #[error("saving the group table: {0}")]
     Metadata(String),
 }
@@ -207,8 +208,6 @@ pub enum OffsetError {
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error(transparent)]
-    Poisoned(#[from] Poisoned),
-    #[error(transparent)]
     Unconfirmed(#[from] Unconfirmed),
 }
 
@@ -231,8 +230,6 @@ pub enum SettleError {
     Append(#[from] AppendError),
     #[error(transparent)]
     Read(#[from] ReadError),
-    #[error(transparent)]
-    Poisoned(#[from] Poisoned),
     #[error(transparent)]
     Unconfirmed(#[from] Unconfirmed),
 }

@@ -1,10 +1,8 @@
 //! How many messages come and go.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
 use parking_lot::Mutex;
 
-use crate::types::Deadline;
+use crate::{meter::Counter, types::Deadline};
 
 /// A rate is told of no less than this many microseconds.
 const WINDOW_MIN: u64 = 1_000_000;
@@ -12,8 +10,8 @@ const WINDOW_MIN: u64 = 1_000_000;
 /// Messages that came in and went out since the front began; one addition for each call.
 #[derive(Default)]
 pub struct Rates {
-    sent: AtomicU64,
-    received: AtomicU64,
+    sent: Counter,
+    received: Counter,
     last: Mutex<Last>,
 }
 
@@ -28,11 +26,11 @@ struct Last {
 impl Rates {
     /// Producers sent so many messages.
     pub fn came_in(&self, messages: usize) {
-        self.sent.fetch_add(messages as u64, Relaxed);
+        self.sent.add(messages as u64);
     }
     /// Consumers were given so many.
     pub fn went_out(&self, messages: usize) {
-        self.received.fetch_add(messages as u64, Relaxed);
+        self.received.add(messages as u64);
     }
 
     /// Messages in and out per second since the last time that this was asked, which counts when it was a second ago or more;
@@ -41,7 +39,7 @@ impl Rates {
         let mut last = self.last.lock();
         let passed = now.as_micros().saturating_sub(last.at.as_micros());
         if passed >= WINDOW_MIN {
-            let (sent, received) = (self.sent.load(Relaxed), self.received.load(Relaxed));
+            let (sent, received) = (self.sent.get(), self.received.get());
             let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 * 1e6 / passed as f64;
             let told = (rate(sent, last.sent), rate(received, last.received));
             *last = Last { at: now, sent, received, told };

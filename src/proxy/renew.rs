@@ -217,11 +217,9 @@ fn is_lost(error: &SettleError) -> bool {
         SettleError::Invalid | SettleError::Expired | SettleError::TopicNotFound(_) | SettleError::GroupNotFound(_) => {
             true
         }
-        SettleError::TooManyBooks(_)
-        | SettleError::Append(_)
-        | SettleError::Read(_)
-        | SettleError::Poisoned(_)
-        | SettleError::Unconfirmed(_) => false,
+        SettleError::TooManyBooks(_) | SettleError::Append(_) | SettleError::Read(_) | SettleError::Unconfirmed(_) => {
+            false
+        }
     }
 }
 

@@ -135,7 +135,6 @@ impl From<RecallError> for Refusal {
             RecallError::Time(_) => Code::IllegalDeliveryTime,
             RecallError::Append(append) => append_code(append),
             RecallError::Read(read) => read_code(read),
-            RecallError::Poisoned(_) => Code::InternalServerError,
             RecallError::Unconfirmed(why) => unconfirmed_code(why),
         };
         Self::new(code, error)
@@ -149,7 +148,6 @@ impl From<EndError> for Refusal {
             EndError::TopicNotFound(_) => Code::TopicNotFound,
             EndError::Append(append) => append_code(append),
             EndError::Read(read) => read_code(read),
-            EndError::Poisoned(_) => Code::InternalServerError,
             EndError::Unconfirmed(why) => unconfirmed_code(why),
         };
         Self::new(code, error)
@@ -169,7 +167,9 @@ impl From<TakeError> for Refusal {
             | TakeError::TooManyInFlight { .. } => Code::TooManyRequests,
             TakeError::LiteOnly(_) | TakeError::NotLite(_) => Code::BadRequest,
             TakeError::Read(read) => read_code(read),
-            TakeError::Poisoned(_) | TakeError::Metadata(_) => Code::InternalServerError,
+            TakeError::Append(append) => append_code(append),
+            TakeError::Unconfirmed(why) => unconfirmed_code(why),
+            TakeError::Metadata(_) => Code::InternalServerError,
         };
         Self::new(code, error)
     }
@@ -217,7 +217,6 @@ impl From<OffsetError> for Refusal {
             OffsetError::TooManyBooks(_) => Code::TooManyRequests,
             OffsetError::Append(append) => append_code(append),
             OffsetError::Read(read) => read_code(read),
-            OffsetError::Poisoned(_) => Code::InternalServerError,
             OffsetError::Unconfirmed(why) => unconfirmed_code(why),
         };
         Self::new(code, error)
@@ -238,8 +237,9 @@ impl From<SettleError> for Refusal {
             }
             SettleError::TooManyBooks(_) | SettleError::Append(AppendError::Busy { .. }) => Code::TooManyRequests,
             SettleError::Append(AppendError::Full { .. } | AppendError::Poisoned(_) | AppendError::Closed)
-            | SettleError::Read(ReadError::Io { .. } | ReadError::Queue(_) | ReadError::Index(_))
-            | SettleError::Poisoned(_) => Code::InternalServerError,
+            | SettleError::Read(ReadError::Io { .. } | ReadError::Queue(_) | ReadError::Index(_)) => {
+                Code::InternalServerError
+            }
             SettleError::Unconfirmed(why) => unconfirmed_code(why),
         };
         Self::new(code, error)
@@ -296,7 +296,7 @@ mod tests {
         let errors = [
             SettleError::Append(AppendError::Busy { pending: 1, max: 1 }),
             SettleError::Append(AppendError::Full { free: 0 }),
-            SettleError::Poisoned(Poisoned("x".into())),
+            SettleError::Unconfirmed(Poisoned("x".into()).into()),
         ];
         for error in errors {
             assert_ne!(Refusal::from(error).code, Code::InvalidReceiptHandle);

@@ -151,6 +151,10 @@ impl Store {
     pub async fn committed(&self, end: PhysicalOffset) -> Result<(), Poisoned> {
         self.core.log.marks.dispatched.reached(end).await
     }
+    /// Waits until the kernel has everything below `end`, so that it outlives this process. May be dropped at any time.
+    pub async fn written(&self, end: PhysicalOffset) -> Result<(), Poisoned> {
+        self.core.log.marks.written.reached(end).await
+    }
     /// [`Store::committed`] for threads that may block.
     pub fn committed_blocking(&self, end: PhysicalOffset) -> Result<(), Poisoned> {
         self.core.log.marks.dispatched.reached_blocking(end)

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     broker::{ProduceError, Produced, Unconfirmed},
-    store::{AppendError, Entry, Poisoned, Purpose, ReadError, Ticket},
+    store::{AppendError, Entry, Purpose, ReadError, Ticket},
     types::{MessageType, PhysicalOffset, QueueOffset, StoredMessage, Timestamp, TopicName, properties::key},
 };
 
@@ -78,8 +78,6 @@ pub enum RecallError {
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error(transparent)]
-    Poisoned(#[from] Poisoned),
-    #[error(transparent)]
     Unconfirmed(#[from] Unconfirmed),
 }
 
@@ -141,7 +139,7 @@ impl Broker {
         let found = self.find_timers(topic, id)?;
         let end = self.cancel(&found.iter().map(|timer| timer.offset).collect())?;
         let end = end.ok_or_else(|| RecallError::NotPending { id: id.to_owned() })?;
-        self.inner.store.committed_blocking(end)?;
+        self.inner.store.committed_blocking(end).map_err(Unconfirmed::Poisoned)?;
         Ok(found)
     }
 
@@ -174,7 +172,7 @@ impl Broker {
         if moved.is_empty() {
             return Err(RecallError::NotPending { id: id.to_owned() });
         }
-        self.inner.store.committed_blocking(self.inner.store.end())?;
+        self.inner.store.committed_blocking(self.inner.store.end()).map_err(Unconfirmed::Poisoned)?;
         Ok(moved)
     }
 

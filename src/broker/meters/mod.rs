@@ -28,7 +28,7 @@ const DELAYS: &[u64] = &[60, 600, 3600, 12 * 3600, 24 * 3600, 3 * 24 * 3600];
 /// Bounds of `rocketmq_finish_message_latency`, seconds.
 const FINISHES: &[u64] = &[5, 60, 600, 3600, 12 * 3600, 24 * 3600];
 /// Types that are counted apart, as RocketMQ spells them.
-const TYPES: [&str; 4] = ["normal", "fifo", "delay", "transaction"];
+const TYPES: [&str; 5] = ["normal", "fifo", "delay", "transaction", "priority"];
 
 /// All that the broker counts.
 pub(super) struct Meters {
@@ -208,8 +208,9 @@ fn place_of(message_type: MessageType) -> usize {
         MessageType::Fifo => 1,
         MessageType::Delay => 2,
         MessageType::Transaction => 3,
+        MessageType::Priority => 4,
         // No message is of the others, as far as they are served.
-        MessageType::Normal | MessageType::Mixed | MessageType::Lite | MessageType::Priority => 0,
+        MessageType::Normal | MessageType::Mixed | MessageType::Lite => 0,
     }
 }
 

@@ -43,9 +43,8 @@ pub use reset::Issue;
 /// What is so about a message that is neither done nor untouched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exception {
-    /// Delivered; nobody else gets it until the lease ends. `recorded`: the log already says that the next attempt
-    /// comes then (the invisible time was changed), so the end of the lease needs no record.
-    InFlight { until: Deadline, attempt: u32, nonce: u32, recorded: bool },
+    /// Delivered; nobody else gets it until the lease ends.
+    InFlight { until: Deadline, attempt: u32, nonce: u32, logged: Logged },
     /// To be delivered as this attempt, from `due` on. `seen`: it was delivered in this run, so receipts of earlier ones
     /// are void.
     Waiting { due: Deadline, attempt: u32, seen: bool },
@@ -53,6 +52,17 @@ pub enum Exception {
     Doomed { due: Deadline, attempt: u32, seen: bool },
     /// Being copied to the dead-letter topic right now.
     Moving { attempt: u32 },
+}
+
+/// What the log says of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logged {
+    /// A crash forgets the delivery.
+    Nothing,
+    /// That it was delivered, as to FIFO groups: a crash does not end the lease.
+    Lease,
+    /// That the consumer wants it again then, so the end of the lease needs no record of its own.
+    Change,
 }
 
 /// Which order of time an exception is in.
@@ -115,7 +125,7 @@ pub struct Failed {
     /// The attempt that comes.
     pub attempt: u32,
     /// Whether the log knows already.
-    pub recorded: bool,
+    pub is_logged: bool,
 }
 
 /// See the module.
@@ -243,18 +253,37 @@ impl Book {
     /// Books a delivery; the nonce tells it from the others of this message.
     pub fn deliver(&mut self, offset: QueueOffset, attempt: u32, until: Deadline) -> u32 {
         let nonce = self.fresh_nonce();
-        self.set(offset, Exception::InFlight { until, attempt, nonce, recorded: false });
+        self.set(offset, Exception::InFlight { until, attempt, nonce, logged: Logged::Nothing });
         self.walk(offset..offset.plus(1));
         nonce
     }
 
-    /// Takes back a delivery that reached nobody: it comes again as the same attempt from `due` on.
-    pub fn give_back(&mut self, offset: QueueOffset, nonce: u32, due: Deadline) {
-        if let Some(&Exception::InFlight { attempt, nonce: current, recorded: false, .. }) =
-            self.exceptions.get(&offset)
-            && current == nonce
-        {
-            self.set(offset, Exception::Waiting { due, attempt, seen: true });
+    /// Takes back a delivery that reached nobody: it comes again as the same attempt from `due` on. What the log says of
+    /// it, which is now wrong; `None` when nothing was taken back.
+    pub fn give_back(&mut self, offset: QueueOffset, nonce: u32, due: Deadline) -> Option<Logged> {
+        match self.exceptions.get(&offset) {
+            Some(&Exception::InFlight { attempt, nonce: current, logged, .. })
+                if current == nonce && logged != Logged::Change =>
+            {
+                self.set(offset, Exception::Waiting { due, attempt, seen: true });
+                Some(logged)
+            }
+            _ => None,
+        }
+    }
+
+    /// The end of the lease that this delivery began, if it has not ended.
+    pub fn lease(&self, offset: QueueOffset, nonce: u32) -> Option<Deadline> {
+        match self.exceptions.get(&offset) {
+            Some(&Exception::InFlight { until, nonce: current, .. }) if current == nonce => Some(until),
+            _ => None,
+        }
+    }
+
+    /// Notes that the log says of the delivery that it was made.
+    pub fn lease_is_logged(&mut self, offset: QueueOffset) {
+        if let Some(Exception::InFlight { logged, .. }) = self.exceptions.get_mut(&offset) {
+            *logged = Logged::Lease;
         }
     }
 
@@ -356,15 +385,17 @@ impl Book {
     /// Replaces a lease by one whose end is on record; the nonce of the new one.
     pub fn hold(&mut self, offset: QueueOffset, attempt: u32, until: Deadline) -> u32 {
         let nonce = self.fresh_nonce();
-        self.set(offset, Exception::InFlight { until, attempt, nonce, recorded: true });
+        self.set(offset, Exception::InFlight { until, attempt, nonce, logged: Logged::Change });
         nonce
     }
 
-    /// Moves the end of a live lease.
-    pub fn renew(&mut self, offset: QueueOffset, end: Deadline) {
-        if let Some(&Exception::InFlight { attempt, nonce, recorded, .. }) = self.exceptions.get(&offset) {
-            self.set(offset, Exception::InFlight { until: end, attempt, nonce, recorded });
-        }
+    /// Moves the end of a live lease. What the log says of it, which is now wrong.
+    pub fn renew(&mut self, offset: QueueOffset, end: Deadline) -> Logged {
+        let Some(&Exception::InFlight { attempt, nonce, logged, .. }) = self.exceptions.get(&offset) else {
+            return Logged::Nothing;
+        };
+        self.set(offset, Exception::InFlight { until: end, attempt, nonce, logged });
+        logged
     }
 
     /// Has a message come again from `due` on, or be dead-lettered when it has had `max_attempts`. Done is final.
@@ -393,10 +424,10 @@ impl Book {
         let mut failed = Vec::new();
         while failed.len() < limit {
             let Some(&(until, offset)) = self.leases.first().filter(|(until, _)| *until <= now) else { break };
-            let Some(&Exception::InFlight { attempt, recorded, .. }) = self.exceptions.get(&offset) else { break };
+            let Some(&Exception::InFlight { attempt, logged, .. }) = self.exceptions.get(&offset) else { break };
             let attempt = attempt.saturating_add(1);
             self.retry(offset, attempt, until, max_attempts);
-            failed.push(Failed { offset, attempt, recorded });
+            failed.push(Failed { offset, attempt, is_logged: logged == Logged::Change });
         }
         failed
     }

@@ -310,6 +310,7 @@ impl Broker {
         }
         let again = self.read(batch, &take.filter).await?;
         self.remember(subscription, group, take, &again);
+        let again = self.put_on_record(subscription, group, again).await?;
         Ok((!again.is_empty()).then_some(again))
     }
 

@@ -53,7 +53,7 @@ impl SettleLog {
     pub fn append_entry(&self, entry: &Entry) -> Result<PhysicalOffset, AppendError> {
         // On a full disk a lease that nobody prolongs ends by itself; an acknowledgement that is refused is work done twice.
         let purpose = match entry {
-            Entry::Record(Record { what: What::Retry(_), .. }) => Purpose::Deferrable,
+            Entry::Record(Record { what: What::Retry(_) | What::Leased(_), .. }) => Purpose::Deferrable,
             _ => Purpose::Internal,
         };
         Ok(self.store.append(&[self.message(entry)], purpose)?.end)

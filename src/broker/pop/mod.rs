@@ -14,9 +14,9 @@
 //! - [`apache`]: what a store of Apache's says of its broker's own work.
 //! - [`settle_record`], [`log`](self::log): what is written of all this; [`snapshot`], [`restore`]: how it comes back.
 //!
-//! What is kept where: a delivery writes nothing. Done, failed and held deliveries are records in the log, under the same
-//! sync as everything else. A crash forgets deliveries that nobody settled, so those messages come again, as the same
-//! attempt; a receipt from before the crash is honoured until they do.
+//! What is kept where: a delivery writes nothing, but to a FIFO group ([`leases`]). Done, failed and held deliveries are
+//! records in the log, under the same sync as everything else. A crash forgets deliveries that nobody settled, so those
+//! messages come again, as the same attempt; a receipt from before the crash is honoured until they do.
 //!
 //! Within a run all leases and invisible times are monotonic. On disk they are wall-clock times with the original length
 //! beside them, so that a stepped clock can shorten a wait across a restart but never make it longer.
@@ -31,6 +31,7 @@ mod elsewhere;
 pub(super) mod faults;
 mod in_order;
 mod lanes;
+mod leases;
 mod lines;
 mod log;
 mod operate;

@@ -136,7 +136,7 @@ impl Restored {
                     ranges.into_iter().for_each(|range| book.done(range));
                 }
             }
-            What::Retry(retries) => {
+            What::Retry(retries) | What::Leased(retries) => {
                 for retry in retries {
                     self.apply_retry(known_or_new(books, retry.queue), &retry);
                 }

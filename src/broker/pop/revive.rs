@@ -100,7 +100,7 @@ impl Broker {
             visible_at,
             delay: Duration::ZERO,
         };
-        let retries: Vec<_> = failed.iter().filter(|failed| !failed.recorded).map(retry).collect();
+        let retries: Vec<_> = failed.iter().filter(|failed| !failed.is_logged).map(retry).collect();
         if retries.is_empty() {
             return;
         }

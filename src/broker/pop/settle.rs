@@ -14,7 +14,7 @@ use crate::{
 
 use super::{
     Broker, Pages, QueueBook, Receipt, SettleError, Subscription, What,
-    book::{Claim, ClaimedRun, Verdict},
+    book::{Claim, ClaimedRun, Logged, Verdict},
     in_order::Release,
     lanes::Whose,
     receipt::Terms,
@@ -237,7 +237,7 @@ impl Broker {
     }
 
     /// Takes back a delivery that nobody will see: the message comes again at once, as the same attempt. Nothing happens
-    /// when it was settled, has expired or was delivered anew. Not written down: a crash forgets deliveries.
+    /// when it was settled, has expired or was delivered anew. Written down where the delivery was.
     pub fn give_back(&self, topic: &TopicName, group: &GroupName, receipt: &Receipt) {
         let pop = &self.inner.pop;
         let Some(subscription) = pop.subscriptions.get(topic, group) else { return };
@@ -248,13 +248,15 @@ impl Broker {
         let Some(book) = books.get(receipt.queue.0 as usize) else { return };
         let now = self.inner.clock.now();
         let mut pages = book.open();
-        pages.book.give_back(receipt.offset, receipt.nonce, now);
+        if pages.book.give_back(receipt.offset, receipt.nonce, now) == Some(Logged::Lease) && !pages.forgotten {
+            self.log_given_back(book, receipt);
+        }
         self.close(book, pages, now);
         subscription.owner.line.wake(Cause::Any);
     }
 
-    /// Moves the end of a live lease to `invisible` from now; the receipt stays valid. Not written down: a crash forgets
-    /// deliveries.
+    /// Moves the end of a live lease to `invisible` from now; the receipt stays valid. Written down where the lease was,
+    /// without waiting for it.
     pub fn renew(
         &self,
         topic: &TopicName,
@@ -273,7 +275,9 @@ impl Broker {
             return Err(SettleError::Expired);
         }
         let now = self.inner.clock.now();
-        pages.book.renew(receipt.offset, now.plus(invisible));
+        if pages.book.renew(receipt.offset, now.plus(invisible)) != Logged::Nothing {
+            self.log_lease(book, &mut pages, receipt);
+        }
         self.inner.pop.schedule.bring_forward(book, &mut pages, now);
         Ok(())
     }

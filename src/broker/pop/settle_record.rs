@@ -12,6 +12,7 @@
 //! | 5 forget group | group |
 //! | 6 reset | topic, group, count, for each: queue, offset, run and nonce of the last receipt that is void |
 //! | 7 forget subscription | topic, group |
+//! | 8 leased | as 2 |
 //! | 9 lanes | topic, group, count, for each: queue, id of a lite topic, offset behind its message that is done now |
 //! | 10 rewind | topic, group, count, for each: queue, id of a lite topic, offset from which on it is not done; then count of attempts that are void, for each: queue, offset |
 //!
@@ -53,6 +54,8 @@ pub enum What {
     Start(Vec<(QueueId, QueueOffset)>),
     /// The group goes on from elsewhere.
     Reset(Vec<Reset>),
+    /// These were delivered, and come again as the next attempt when the lease ends.
+    Leased(Vec<Retry>),
     /// The messages just before these places in lite topics are done, and with them all that is before.
     Lanes(Vec<LaneAt>),
     /// The group goes on elsewhere in lite topics; these are their messages whose attempts are void.
@@ -150,6 +153,7 @@ impl Record {
             What::Retry(_) => 2,
             What::Start(_) => 3,
             What::Reset(_) => 6,
+            What::Leased(_) => 8,
             What::Lanes(_) => 9,
             What::Rewind { .. } => 10,
         });
@@ -163,7 +167,7 @@ impl Record {
                     w.ranges(ranges);
                 }
             }
-            What::Retry(retries) => {
+            What::Retry(retries) | What::Leased(retries) => {
                 w.number(retries.len() as u64);
                 for retry in retries {
                     w.number(u64::from(retry.queue.0));
@@ -210,6 +214,7 @@ impl What {
             2 => Self::Retry((0..count).map(|_| Retry::decode(r)).collect::<Result<_>>()?),
             3 => Self::Start((0..count).map(|_| Ok((r.queue()?, r.offset()?))).collect::<Result<_>>()?),
             6 => Self::Reset((0..count).map(|_| Reset::decode(r)).collect::<Result<_>>()?),
+            8 => Self::Leased((0..count).map(|_| Retry::decode(r)).collect::<Result<_>>()?),
             9 => Self::Lanes((0..count).map(|_| LaneAt::decode(r)).collect::<Result<_>>()?),
             10 => {
                 let lanes = (0..count).map(|_| LaneAt::decode(r)).collect::<Result<_>>()?;
@@ -278,19 +283,21 @@ mod tests {
 
     fn what() -> impl Strategy<Value = What> {
         let place = || ((0..QUEUES_MAX).prop_map(QueueId), (0u64..1 << 62).prop_map(QueueOffset::new));
-        let retry =
+        let retry = || {
             (place(), any::<u32>(), 0i64..i64::MAX, any::<u64>()).prop_map(|((queue, offset), attempt, at, d)| Retry {
                 queue,
                 offset,
                 attempt,
                 visible_at: Timestamp::from_millis(at),
                 delay: Duration::from_millis(d),
-            });
+            })
+        };
         let lane =
             || (place(), any::<u64>()).prop_map(|((queue, to), id)| LaneAt { queue, id: LiteId::from_number(id), to });
         prop_oneof![
             vec(((0..QUEUES_MAX).prop_map(QueueId), ranges()), 1..5).prop_map(What::Done),
-            vec(retry, 1..5).prop_map(What::Retry),
+            vec(retry(), 1..5).prop_map(What::Retry),
+            vec(retry(), 1..5).prop_map(What::Leased),
             vec(place(), 1..5).prop_map(What::Start),
             vec((place(), any::<u64>(), any::<u32>()), 1..5).prop_map(|resets| {
                 let reset = |((queue, to), run, nonce)| Reset { queue, to, void: Issue { run, nonce } };

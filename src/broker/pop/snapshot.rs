@@ -22,7 +22,7 @@ use crate::{
 
 use super::{
     Book, Broker, Pop, Subscription,
-    book::{Exception, Issue},
+    book::{Exception, Issue, Logged},
     codec::{Malformed, Reader, Result, Writer},
     settle_record::Retry,
 };
@@ -146,8 +146,10 @@ impl BookState {
     fn of(queue: QueueId, book: &Book, now: Deadline, wall: Timestamp) -> Self {
         let retries = book.exceptions().filter_map(|(offset, exception)| {
             let (attempt, due) = match *exception {
-                Exception::InFlight { attempt, until, recorded: true, .. } => (attempt.saturating_add(1), until),
-                Exception::InFlight { attempt, recorded: false, .. } | Exception::Moving { attempt } => (attempt, now),
+                Exception::InFlight { attempt, logged: Logged::Nothing, .. } | Exception::Moving { attempt } => {
+                    (attempt, now)
+                }
+                Exception::InFlight { attempt, until, .. } => (attempt.saturating_add(1), until),
                 Exception::Waiting { due, attempt, .. } | Exception::Doomed { due, attempt, .. } => (attempt, due),
             };
             let delay = due.remaining(now);

@@ -101,7 +101,7 @@ impl Broker {
                 if more {
                     line.wake(Cause::Any);
                 }
-                return Ok(found);
+                return self.put_on_record(&subscription, &group, found).await;
             }
             // A set that has ended gets nothing more; its client's next poll is for another.
             let ended = matches!(&take.filter, Filter::Lite(set) if set.is_closed());

@@ -172,7 +172,12 @@ impl Broker {
             if let Fate::Again { attempt, .. } = settled.what {
                 *failures = attempt.saturating_sub(1).max(*failures);
             }
-            events.push(self.settled_event(settled, &copies, of, *failures));
+            let event = self.settled_event(settled, &copies, of, *failures);
+            match delivered_already(&mut events, &event) {
+                // The lease was renewed.
+                Some(before) => before.what = event.what,
+                None => events.push(event),
+            }
         }
         self.add_sightings(&mut events, &places);
         events.sort_by_key(|event| (event.at, event.what.turn()));
@@ -194,6 +199,7 @@ impl Broker {
             Fate::Again { attempt, visible_at, delay } => {
                 Happened::Failed { next_attempt: *attempt, due: *visible_at, delay: *delay }
             }
+            Fate::Delivered { attempt, until } => Happened::Delivered { attempt: *attempt, until: *until },
             Fate::Reset { to } => Happened::Reset { to: *to },
             Fate::Forgotten => Happened::Forgotten,
         };
@@ -234,28 +240,29 @@ impl Broker {
             for place in places {
                 let Some((.., attempt)) = is_of(sighting, place) else { continue };
                 let client = Some((sighting.client.clone(), sighting.host));
+                // The log may say it too, from a moment before the call was answered.
+                let same = |what: &Happened| match (sighting.what, what) {
+                    (Seen::Delivered { .. }, Happened::Delivered { attempt: a, .. }) => *a == attempt,
+                    (Seen::Acked, Happened::Acked) => true,
+                    (Seen::Changed { .. }, Happened::Failed { next_attempt, .. }) => *next_attempt == attempt + 1,
+                    _ => false,
+                };
+                let said = events.iter_mut().find(|event| {
+                    event.group.as_ref() == Some(&sighting.group)
+                        && event.client.is_none()
+                        && (&event.topic, event.queue, event.offset) == (&place.0, place.1, place.2)
+                        && event.at <= sighting.at
+                        && same(&event.what)
+                });
+                if let Some(event) = said {
+                    event.client = client;
+                    continue;
+                }
                 let what = match sighting.what {
                     Seen::Delivered { until } => Happened::Delivered { attempt, until },
                     Seen::Unread => Happened::Unread,
                     Seen::GaveUp => Happened::GaveUp,
-                    Seen::Acked | Seen::Changed { .. } => {
-                        // The log says it too, from a moment before the call was answered.
-                        let same = |what: &Happened| match sighting.what {
-                            Seen::Acked => *what == Happened::Acked,
-                            _ => matches!(what, Happened::Failed { next_attempt, .. } if *next_attempt == attempt + 1),
-                        };
-                        let said = events.iter_mut().find(|event| {
-                            event.group.as_ref() == Some(&sighting.group)
-                                && event.client.is_none()
-                                && (&event.topic, event.queue, event.offset) == (&place.0, place.1, place.2)
-                                && event.at <= sighting.at
-                                && same(&event.what)
-                        });
-                        if let Some(event) = said {
-                            event.client = client;
-                        }
-                        continue;
-                    }
+                    Seen::Acked | Seen::Changed { .. } => continue,
                 };
                 let (topic, queue, offset) = place.clone();
                 let group = Some(sighting.group.clone());
@@ -308,6 +315,15 @@ impl Broker {
         }
         gaps
     }
+}
+
+/// What was told of the delivery that this event speaks of too.
+fn delivered_already<'a>(events: &'a mut [Event], event: &Event) -> Option<&'a mut Event> {
+    let Happened::Delivered { attempt, .. } = event.what else { return None };
+    let place = (&event.group, &event.topic, event.queue, event.offset);
+    let ours = |e: &&mut Event| (&e.group, &e.topic, e.queue, e.offset) == place;
+    let last = events.iter_mut().rev().find(ours)?;
+    matches!(last.what, Happened::Delivered { attempt: a, .. } if a == attempt).then_some(last)
 }
 
 fn stored(copy: &Copy) -> Event {

@@ -37,6 +37,11 @@ pub enum Fate {
         visible_at: Timestamp,
         delay: Duration,
     },
+    /// It was delivered to a FIFO group.
+    Delivered {
+        attempt: u32,
+        until: Timestamp,
+    },
     /// The group goes on from elsewhere: before the message, so that it comes again, or behind it.
     Reset {
         to: QueueOffset,
@@ -135,15 +140,19 @@ fn said(entry: Entry, places: &[(Place, LiteId)]) -> Vec<(Option<GroupName>, Pla
 }
 
 fn fate(what: &What, (queue, offset): (QueueId, QueueOffset), id: LiteId) -> Option<Fate> {
+    let of = |retries: &[Retry]| retries.iter().find(|r| (r.queue, r.offset) == (queue, offset)).copied();
     match what {
         What::Done(queues) => {
             let mut ranges = queues.iter().filter(|(id, _)| *id == queue).flat_map(|(_, ranges)| ranges);
             ranges.any(|range| range.contains(&offset)).then_some(Fate::Done)
         }
         What::Retry(retries) => {
-            let mine = |retry: &&Retry| (retry.queue, retry.offset) == (queue, offset);
-            let Retry { attempt, visible_at, delay, .. } = *retries.iter().find(mine)?;
+            let Retry { attempt, visible_at, delay, .. } = of(retries)?;
             Some(Fate::Again { attempt, visible_at, delay })
+        }
+        What::Leased(leases) => {
+            let Retry { attempt, visible_at, .. } = of(leases)?;
+            Some(Fate::Delivered { attempt: attempt.saturating_sub(1), until: visible_at })
         }
         What::Reset(resets) => {
             resets.iter().find(|reset| reset.queue == queue).map(|reset| Fate::Reset { to: reset.to })

@@ -156,6 +156,28 @@ async fn a_message_that_failed_once_and_was_acked_is_told_with_who_and_until_whe
 }
 
 #[tokio::test]
+async fn what_a_fifo_group_got_is_told_after_a_restart_too_and_once() {
+    let world = World::new();
+    let change = crate::broker::GroupChange { fifo: Some(true), ..Default::default() };
+    world.broker.update_group(&group("g"), change).unwrap();
+    world.send("a", MessageType::Normal, None).await;
+    let taken = world.take().await;
+    let lease = Duration::from_secs(25);
+    world.broker.renew(&topic("T"), &group("g"), &taken.receipt, lease).unwrap();
+    let delivered = |story: &Story| match happened(story).as_slice() {
+        [Happened::Stored, Happened::Delivered { attempt: 1, until }] => until.since(world.now()).as_secs(),
+        other => panic!("{other:?}"),
+    };
+    let story = world.story("a");
+    assert_eq!((delivered(&story), story.events[1].client.clone()), (25, Some(client())));
+    world.committed();
+    let world = world.crash(1);
+    let story = world.story("a");
+    assert!(matches!(happened(&story)[1], Happened::Delivered { .. }), "{:?}", story.events);
+    assert_eq!(story.events[1].client, None, "who got it is not in the log");
+}
+
+#[tokio::test]
 async fn where_a_group_is_with_a_message_is_told_as_it_is_now() {
     let world = World::new();
     world.send("a", MessageType::Normal, None).await;

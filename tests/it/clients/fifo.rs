@@ -1,6 +1,9 @@
 //! FIFO groups: the messages of a message group come one after the other, whoever consumes and whatever happens.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     driver::{Run, of},
@@ -12,6 +15,8 @@ use super::{
 const LINES: [&str; 3] = ["a", "b", "c"];
 /// Messages of each.
 const COUNT: usize = 25;
+/// Longer than the lease of a push consumer's message whose delivery was under way when the server died.
+const ALL_COME_WITHIN: Duration = Duration::from_secs(120);
 
 fn make(stage: &Stage, max_attempts: u32) {
     stage.server.admin(&["topic", "create", TOPIC, "--type", "fifo", "--queues", "4"]);
@@ -73,7 +78,7 @@ fn all_come(consumers: &[Run]) {
             .sum::<usize>()
     };
     let all = || (come() >= LINES.len() * COUNT).then_some(());
-    let came = super::process::poll(super::driver::RUN_MAX, all);
+    let came = super::process::poll(ALL_COME_WITHIN, all);
     assert!(came.is_some(), "{} of {} messages came", come(), LINES.len() * COUNT);
 }
 
@@ -115,9 +120,8 @@ pub fn a_message_that_failed_comes_again_before_what_follows_it(stage: &mut Stag
 }
 
 pub fn order_survives_a_killed_server(stage: &mut Stage) {
-    // One at a time: what a consumer still has of a batch when the server dies comes to another one, which may be through
-    // with it, and with what follows, before the first looks at it.
-    let command = format!("simple --topic {TOPIC} --group {GROUP} --batch 1 --keep-going --timeout-ms 120000");
+    let command = "--batch 8 --invisible-ms 15000 --keep-going --timeout-ms 240000";
+    let command = format!("simple --topic {TOPIC} --group {GROUP} {command}");
     consumed_in_order(stage, &command, 2);
 }
 
@@ -126,7 +130,7 @@ pub fn push_consumers_of_a_fifo_group_get_each_message_group_in_order(stage: &mu
 }
 
 pub fn order_of_push_consumers_survives_a_killed_server(stage: &mut Stage) {
-    consumed_in_order(stage, &format!("push --topic {TOPIC} --group {GROUP} --timeout-ms 120000"), 1);
+    consumed_in_order(stage, &format!("push --topic {TOPIC} --group {GROUP} --timeout-ms 240000"), 1);
 }
 
 /// Whether the client tries again by itself, refuses the message or dead-letters it, differs; the order does not.

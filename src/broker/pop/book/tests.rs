@@ -48,7 +48,7 @@ fn an_expired_lease_becomes_the_next_attempt_and_its_receipt_goes_stale() {
     assert_eq!(book.judge(claim(0, first), t(99)), Verdict::Live);
     assert_eq!(book.judge(claim(0, first), t(100)), Verdict::Stale);
     assert_eq!(book.ready(t(100)), None);
-    let failed = Failed { offset: at(0), attempt: 2, recorded: false };
+    let failed = Failed { offset: at(0), attempt: 2, is_logged: false };
     assert_eq!(book.expire(t(100), MAX_ATTEMPTS, 10), [failed]);
     assert_eq!(book.ready(t(100)), Some((at(0), 2)));
     let second = book.deliver(at(0), 2, t(200));
@@ -64,7 +64,7 @@ fn a_held_message_is_live_until_its_time_and_needs_no_record_then() {
     let new = book.hold(at(0), 1, t(500));
     assert_eq!(book.judge(claim(0, old), t(50)), Verdict::Stale);
     assert_eq!(book.judge(claim(0, new), t(499)), Verdict::Live);
-    assert_eq!(book.expire(t(500), MAX_ATTEMPTS, 10), [Failed { offset: at(0), attempt: 2, recorded: true }]);
+    assert_eq!(book.expire(t(500), MAX_ATTEMPTS, 10), [Failed { offset: at(0), attempt: 2, is_logged: true }]);
 }
 
 #[test]
@@ -318,8 +318,9 @@ impl Model {
         let now = self.now;
         let (Op::GiveBack(offset, _) | Op::Hold(offset, _) | Op::Renew(offset, _)) = *op else { unreachable!() };
         let Some(&Simple::InFlight { attempt, nonce, until }) = self.map.get(&offset) else { return };
-        let held =
-            book.exceptions().any(|(o, e)| o == at(offset) && matches!(e, Exception::InFlight { recorded: true, .. }));
+        let held = book
+            .exceptions()
+            .any(|(o, e)| o == at(offset) && matches!(e, Exception::InFlight { logged: Logged::Change, .. }));
         let live = book.judge(claim(offset, nonce), t(now));
         assert_eq!(live == Verdict::Live, now < until);
         let after = match *op {

@@ -7,12 +7,10 @@ use crate::broker::Receipt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Said {
     Nothing,
-    /// The next attempt: not before `at`, and by `latest`. They differ where a lease whose end was on record was renewed:
-    /// a restart goes by the record or by the snapshot.
+    /// The next attempt, not before `at`.
     Retry {
         attempt: u32,
         at: u64,
-        latest: u64,
     },
     Done,
     Dead,
@@ -47,8 +45,10 @@ impl Handle {
 struct Lease {
     until: u64,
     attempt: u32,
-    /// The log knows already what comes when it ends.
+    /// The log knows already what comes when it ends, as the consumer wants it.
     recorded: bool,
+    /// The log knows that it was delivered.
+    logged: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +108,8 @@ impl Believed {
         }
     }
 
-    pub fn deliver(&mut self, attempt: u32, handle: Handle, until: u64, now: u64) -> Result<(), &'static str> {
+    /// `logged`: deliveries are on record.
+    pub fn deliver(&mut self, attempt: u32, handle: Handle, now: u64, logged: bool) -> Result<(), &'static str> {
         if attempt > ATTEMPTS {
             return Err("one attempt too many");
         }
@@ -126,7 +127,11 @@ impl Believed {
         }
         self.exists = true;
         self.held_over = false;
-        self.lease = Some(Lease { until, attempt, recorded: false });
+        let until = handle.promised;
+        self.lease = Some(Lease { until, attempt, recorded: false, logged });
+        if logged {
+            self.say(Said::Retry { attempt: attempt + 1, at: until });
+        }
         self.handles.push(handle);
         Ok(())
     }
@@ -135,7 +140,7 @@ impl Believed {
     pub fn is_overdue(&self, now: u64) -> bool {
         let visible = |said: &Said| match *said {
             Said::Nothing => true,
-            Said::Retry { attempt, latest, .. } => attempt <= ATTEMPTS && latest + 2 <= now,
+            Said::Retry { attempt, at } => attempt <= ATTEMPTS && at + 2 <= now,
             Said::Done | Said::Dead => false,
         };
         let expected = if self.sure { visible(&self.last()) } else { self.said.iter().all(visible) };
@@ -165,8 +170,24 @@ impl Believed {
     }
 
     /// Nobody saw the delivery, and the server was told so.
-    pub fn given_back(&mut self) {
-        self.lease = self.lease.filter(|lease| lease.recorded);
+    pub fn given_back(&mut self, now: u64) {
+        if let Some(Lease { attempt, recorded: false, logged, .. }) = self.lease {
+            self.lease = None;
+            if logged {
+                self.say(Said::Retry { attempt, at: now });
+            }
+        }
+    }
+
+    /// Perhaps it was delivered, and nobody knows.
+    pub fn maybe_delivered(&mut self, until: u64) {
+        let next = match self.last() {
+            _ if self.lease.is_some() || self.is_over() => return,
+            Said::Retry { attempt, .. } => attempt + 1,
+            _ => 2,
+        };
+        self.say(Said::Retry { attempt: next, at: until });
+        self.sure = false;
     }
 
     pub fn is_live(&self, index: usize, run: u32, now: u64) -> bool {
@@ -245,22 +266,22 @@ impl Believed {
     }
 
     pub fn changed(&mut self, attempt: u32, handle: Handle, now: u64, until: u64) {
-        self.said = vec![Said::Retry { attempt: attempt + 1, at: until, latest: until }];
+        self.said = vec![Said::Retry { attempt: attempt + 1, at: until }];
         self.sure = true;
-        self.lease = (until > now).then_some(Lease { until, attempt, recorded: true });
+        self.lease = (until > now).then_some(Lease { until, attempt, recorded: true, logged: false });
         self.handles.push(handle);
     }
 
     pub fn maybe_changed(&mut self, attempt: u32, until: u64) {
-        self.say(Said::Retry { attempt: attempt + 1, at: until, latest: until });
+        self.say(Said::Retry { attempt: attempt + 1, at: until });
     }
 
     pub fn renewed(&mut self, until: u64) {
         let Some(lease) = &mut self.lease else { return };
         lease.until = until;
-        if let (true, Some(Said::Retry { at, latest, .. })) = (lease.recorded, self.said.last_mut()) {
-            *at = until.min(*at);
-            *latest = until.max(*latest);
+        if lease.recorded || lease.logged {
+            let attempt = lease.attempt + 1;
+            self.say(Said::Retry { attempt, at: until });
         }
     }
 
@@ -295,7 +316,7 @@ impl Believed {
         if let Some(lease) = self.lease.filter(|lease| lease.until <= now) {
             self.lease = None;
             if !lease.recorded {
-                self.say(Said::Retry { attempt: lease.attempt + 1, at: lease.until, latest: lease.until });
+                self.say(Said::Retry { attempt: lease.attempt + 1, at: lease.until });
             }
         }
         let doomed = |said: &Said| matches!(said, Said::Retry { attempt, at, .. } if *attempt > ATTEMPTS && *at <= now);

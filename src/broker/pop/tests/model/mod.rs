@@ -262,7 +262,7 @@ impl Game {
         self.world().broker.give_back(&topic(), &group(), receipt);
         let message = self.messages.get_mut(&body).expect("chosen");
         if message.is_live(index, run, now) {
-            message.given_back();
+            message.given_back(now);
             self.count("given back");
         }
     }
@@ -274,10 +274,14 @@ impl Game {
             Ok(taken) => taken,
             Err(error) => {
                 assert!(self.world().machine.disk.is_off(), "{error}");
+                if self.fifo {
+                    let until = self.now() + invisible.as_millis() as u64;
+                    self.messages.values_mut().for_each(|message| message.maybe_delivered(until));
+                }
                 return 0;
             }
         };
-        let (now, run) = (self.now(), self.run);
+        let (now, run, fifo) = (self.now(), self.run, self.fifo);
         let count = taken.len();
         for delivery in taken {
             let body = String::from_utf8(delivery.message.body.to_vec()).unwrap();
@@ -288,7 +292,7 @@ impl Game {
             if delivery.attempt > 1 {
                 *self.counts.entry("again").or_default() += 1;
             }
-            if let Err(why) = message.deliver(delivery.attempt, handle, until, now) {
+            if let Err(why) = message.deliver(delivery.attempt, handle, now, fifo) {
                 panic!("{body}, attempt {}, at {now}: {why}: {message:?}", delivery.attempt);
             }
         }
@@ -298,13 +302,12 @@ impl Game {
     /// Takes until nothing is left: whatever must be visible has been seen then.
     async fn take_all(&mut self) {
         self.revive().await;
-        if self.order != Order::None && !self.world().machine.disk.is_off() {
-            // An ack that nobody waited for may still be on its way to the disk, and its line moves on when it is there.
-            let store = self.world().broker.store();
-            let committed = store.committed(store.end()).await;
-            assert!(committed.is_ok() || self.world().machine.disk.is_off());
+        loop {
+            self.settle_down().await;
+            if self.take(Duration::from_secs(60)).await == 0 {
+                break;
+            }
         }
-        while self.take(Duration::from_secs(60)).await > 0 {}
         if self.world().machine.disk.is_off() {
             return;
         }
@@ -318,6 +321,15 @@ impl Game {
             let held = before.iter().any(|other| self.messages[other].may_hold(now));
             let line = || before.iter().map(|other| (other, &self.messages[other])).collect::<Vec<_>>();
             assert!(held || !message.is_overdue(now), "{body} did not come by {now}: {message:?}, behind {:?}", line());
+        }
+    }
+
+    /// What nobody waited for may still be on its way to the disk, and its line moves on when it is there.
+    async fn settle_down(&self) {
+        if self.order != Order::None && !self.world().machine.disk.is_off() {
+            let store = self.world().broker.store();
+            let committed = store.committed(store.end()).await;
+            assert!(committed.is_ok() || self.world().machine.disk.is_off());
         }
     }
 
@@ -506,6 +518,8 @@ impl Game {
         world.machine.disk.crash_at(u64::MAX);
         self.world = Some(world.crash(seed));
         self.messages.values_mut().for_each(Believed::crash);
+        // A change that was not confirmed may have reached the disk.
+        self.fifo = self.world().broker.group(group().as_str()).is_some_and(|group| group.fifo);
         self.run += 1;
         self.dark = false;
         self.count("crash");
