@@ -5,6 +5,9 @@
 //! filter may want the message; a poll that was woken and has not looked yet will see later arrivals too, so they wake
 //! nobody else. Whoever takes a full batch and leaves some wakes the next ([`Line::wake`]).
 //!
+//! Polls of a LITE topic wait in a line of their client's set ([`LongPoll::loose_line`]): who makes something of a lite topic
+//! deliverable wakes the lines of the sets that have it.
+//!
 //! Pulls, which take nothing away from each other, have a line for each queue, and an arrival wakes all of it.
 //!
 //! A wake-up is never lost: a seat that is given up between being woken and having looked passes the wake-up on, also

@@ -89,6 +89,7 @@ impl Broker {
         self.open_lite_topics(&entry.topic, &drafts).await?;
         let (produced, end) = self.append_drafts(&entry, drafts)?;
         self.confirmed(end).await?;
+        self.count_lite(&entry.topic).await;
         Ok(produced)
     }
 

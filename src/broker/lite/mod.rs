@@ -106,8 +106,16 @@ impl Parent {
             return Ok(QueueOffset::MAX);
         }
         let mut index = self.known();
+        let is_new = index.seen() <= from;
         index.take_in(from, &entries, now);
-        Ok(index.seen())
+        let seen = index.seen();
+        drop(index);
+        if is_new && !self.wanted.read().is_empty() {
+            // Who asks now need not wait for the store to say that they arrived; who is parked is woken when it does.
+            let ids: Vec<_> = entries.iter().map(|entry| LiteId::from_code(entry.tags_code)).collect();
+            self.queue(None, &ids);
+        }
+        Ok(seen)
     }
 
     /// Entries that the index does not know.
@@ -142,6 +150,11 @@ impl Parent {
     /// Tells the sets that have these lite topics, of one group or of all, that there may be something in them, and wakes a
     /// poll of each.
     pub fn tell(&self, group: Option<&GroupName>, ids: &[LiteId]) {
+        self.queue(group, ids).values().for_each(|set| set.wake());
+    }
+
+    /// [`Parent::tell`] without the waking; the sets that have some of them.
+    fn queue(&self, group: Option<&GroupName>, ids: &[LiteId]) -> BTreeMap<u64, Arc<LiteSet>> {
         let mut told: BTreeMap<u64, Arc<LiteSet>> = BTreeMap::new();
         for chunk in ids.chunks(CHUNK) {
             let wanted = self.wanted.read();
@@ -153,7 +166,7 @@ impl Parent {
                 }
             }
         }
-        told.values().for_each(|set| set.wake());
+        told
     }
 
     /// The lite topics that clients of a group have in their sets.
@@ -317,6 +330,15 @@ impl Broker {
         }
         let names = drafts.iter().filter_map(|draft| draft.properties.get(key::LITE_TOPIC));
         self.open_lite_names(&parent, names, drafts.len())
+    }
+
+    /// Has what was sent count among what is known at once. What cannot be read now is read by the next who asks.
+    pub(super) async fn count_lite(&self, topic: &Topic) {
+        if let Some(parent) = self.inner.lite.parent(&self.inner.store, topic)
+            && let Err(error) = self.lite_catch_up(&parent).await
+        {
+            tracing::debug!(topic = %topic.name, %error, "could not read which lite topics messages are of");
+        }
     }
 
     /// [`Broker::open_lite_topics`] for one message, on a thread that may wait for the disk.

@@ -6,7 +6,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use super::{CHUNK, Index, LiteSet, Parent, index::Closed, sets::NotAdded};
 use crate::{
-    broker::{Broker, LiteError, TakeError, Topic},
+    broker::{Broker, LiteError, TakeError, pop::Subscription},
     types::{ClientId, GroupName, LiteId, QueueOffset, Timestamp, TopicName},
 };
 
@@ -73,9 +73,11 @@ impl Broker {
                 LiteAction::Add => false,
                 LiteAction::Replace => true,
             };
+            // What nobody of the group has done yet is kept for it from now on.
+            let subscription = self.lite_subscription(&topic, &group.name)?;
             let new = self.open_for(&parent, &set, &ids, &sync.names, whole)?;
             if sync.start != LiteStart::Last {
-                self.begin(&parent, &set, &topic, &new, sync.start).await?;
+                self.begin(&parent, &set, &subscription, &new, sync.start).await?;
             }
             if self.put_into(&parent, &set, &ids, whole)? {
                 if !new.is_empty() {
@@ -167,7 +169,7 @@ impl Broker {
         &self,
         parent: &Arc<Parent>,
         set: &LiteSet,
-        topic: &Topic,
+        subscription: &Subscription,
         new: &[LiteId],
         start: LiteStart,
     ) -> Result<(), LiteError> {
@@ -187,14 +189,13 @@ impl Broker {
             LiteStart::Tail(n) => index.tail(id, n),
             LiteStart::Time(_) => time,
         };
-        let subscription = self.lite_subscription(topic, &set.group)?;
         let mut end = None;
         for ids in ours.chunks(CHUNK) {
             let places: Vec<(LiteId, QueueOffset)> = {
                 let index = parent.known();
                 ids.iter().map(|id| (*id, place(&index, *id))).collect()
             };
-            end = Some(self.move_lanes(&subscription, &places)?);
+            end = Some(self.move_lanes(subscription, &places)?);
         }
         if let Some(end) = end {
             self.confirmed(end).await?;

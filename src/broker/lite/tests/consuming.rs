@@ -352,7 +352,8 @@ async fn a_message_or_a_dead_letter_that_is_sent_again_goes_to_its_lite_topic() 
     let message = taken[0].message.clone();
     world.broker.forward_to_dead_letter(&parent(), &group(), &taken[0].receipt).await.unwrap();
     world.broker.resend_dead_letter(&group(), crate::types::QueueOffset::ZERO, false).unwrap();
-    world.broker.resend(&message).unwrap();
+    let (_, end) = world.broker.resend(&message).unwrap();
+    world.broker.resent(end).await.unwrap();
     assert_eq!(world.consume("c").await, ["a0", "a0"]);
     world.broker.store().close();
 }

@@ -210,6 +210,7 @@ async fn fill(world: &World) {
 
 /// Has retention delete what was sent before it was filled up.
 fn expire(world: &World) {
+    world.broker.store().step().unwrap();
     world.broker.snapshot().unwrap();
     world.machine.clock.advance(Duration::from_secs(73 * 3600));
     world.broker.store().step().unwrap();

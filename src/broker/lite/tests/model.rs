@@ -61,7 +61,12 @@ impl Game {
                 self.world.later(time).await;
                 self.count("time");
             }
-            18 => self.world.broker.snapshot().unwrap(),
+            18 => {
+                if self.retaining {
+                    self.world.broker.store().step().unwrap();
+                }
+                self.world.broker.snapshot().unwrap();
+            }
             19 => self.go_back().await,
             20 if self.retaining => self.retain().await,
             _ => return self.end_run().await,

@@ -13,7 +13,7 @@
 //! or waits.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     ops::Range,
     sync::Arc,
 };
@@ -43,7 +43,7 @@ pub struct Lanes {
     /// The last of those of each lane.
     unsafe_until: HashMap<LiteId, PhysicalOffset>,
     /// Lanes that may have something and whose sets do not know.
-    moved: HashSet<LiteId>,
+    moved: BTreeSet<LiteId>,
     /// Attempts that were due by then have been told.
     told: Deadline,
     /// Sets that have ready lanes and found no room, the oldest first.
@@ -274,7 +274,7 @@ impl Book {
             lanes.moved.extend(due.filter_map(|(_, offset)| lanes.of.get(offset)));
             lanes.told = now;
         }
-        lanes.moved.drain().collect()
+        std::mem::take(&mut lanes.moved).into_iter().collect()
     }
 
     /// From when on attempts that fall due were not told.
