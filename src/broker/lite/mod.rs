@@ -256,11 +256,15 @@ impl Broker {
         for topic in self.topics(false) {
             let Some(parent) = self.inner.lite.parent(&self.inner.store, &topic) else { continue };
             self.open_restored_lanes(&topic, &parent)?;
-            while parent.take_in_some(now)? < parent.queue.max() {
+            loop {
+                let seen = parent.take_in_some(now)?;
                 if messages() > trim_at {
                     self.trim_lite();
                     // A look costs as much as reading so many.
                     trim_at = messages().max(max) + max / 4;
+                }
+                if seen >= parent.queue.max() {
+                    break;
                 }
             }
         }

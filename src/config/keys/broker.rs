@@ -114,7 +114,7 @@ pub static KEYS: &[Key] = &[
         name: "popPollingSize",
         aliases: &[],
         default: "1024",
-        doc: "Long polls that wait for one topic and group at most.",
+        doc: "Long polls that wait for one topic and group at most, of a LITE topic those of one client.",
         rule: Rule::Count { range: 1..=1_000_000, set: |c, n| c.broker.polls_per_group_max = n as usize },
     },
     Key {
