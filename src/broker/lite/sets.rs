@@ -162,7 +162,6 @@ pub struct Sets {
 impl Sets {
     /// The client's set, made if need be, with a line that `line` makes; and the one that it made room for, whose lite topics
     /// the caller lets go of. `None` with too many clients.
-    #[expect(clippy::type_complexity, reason = "two sets, the second rarely")]
     pub fn of(
         &self,
         client: &ClientId,
