@@ -97,7 +97,10 @@ async fn consumed_messages_make_room_for_new_ones_and_take_no_memory_after_a_sta
         world.send(&["a0", "b0", "a1", "b1"]).await;
         let full = world.send_to("a", "a2").await;
         assert!(matches!(full, Err(ProduceError::LiteFull { .. })), "round {round}: {full:?}");
-        assert_eq!(world.consume("c").await, ["a0", "b0", "a1", "b1"]);
+        // Which of two lite topics comes first is nobody's promise.
+        let mut came = world.consume("c").await;
+        came.sort();
+        assert_eq!(came, ["a0", "a1", "b0", "b1"]);
         world.machine.clock.advance(Duration::from_secs(2));
         if round == 2 {
             world = world.crash(5);
