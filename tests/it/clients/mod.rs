@@ -115,7 +115,7 @@ mod go {
     // The same for every client.
     claims! { super::Client::Go;
         crash: a_killed_server_loses_nothing_acknowledged_with_async_flush;
-        asked: what_a_client_cannot_tell_is_refused_and_it_goes_on;
+        asked: a_client_that_cannot_answer_is_said_to_and_goes_on;
     }
 }
 mod java {
@@ -135,7 +135,7 @@ mod node {
     claims_of_changing_consumers!(super::Client::Node);
     claims_of_recalling_producers!(super::Client::Node);
     claims_of_push_consumers!(super::Client::Node);
-    claims! { super::Client::Node; asked: what_a_client_cannot_tell_is_refused_and_it_goes_on; }
+    claims! { super::Client::Node; asked: a_client_that_cannot_answer_is_said_to_and_goes_on; }
 }
 mod python {
     // The only driver that can: the rules are the server's.
@@ -148,7 +148,7 @@ mod python {
     claims_of_changing_consumers!(super::Client::Python);
     claims_of_recalling_producers!(super::Client::Python);
     claims_of_push_consumers!(super::Client::Python);
-    claims! { super::Client::Python; asked: what_a_client_cannot_tell_is_refused_and_it_goes_on; }
+    claims! { super::Client::Python; asked: a_client_that_cannot_answer_is_said_to_and_goes_on; }
 }
 mod rust {
     claims_of_simple_consumers!(super::Client::Rust);
