@@ -81,6 +81,11 @@ impl Broker {
         self.check_types(&entry, &drafts)?;
         if entry.topic.message_type.is_none() {
             let message_type = first.message_type;
+            if message_type == MessageType::Lite && self.inner.store.has_messages(topic) {
+                // It would be LITE for good, and what it has would be out of its consumers' reach.
+                let expected = MessageType::Normal;
+                return Err(ProduceError::TypeConflict { topic: topic.clone(), expected, actual: message_type });
+            }
             let name = topic.clone();
             entry = self.change_metadata(move |broker| broker.decide_type(&name, message_type)).await?;
             // Another send may have been faster.

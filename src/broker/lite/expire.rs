@@ -133,20 +133,22 @@ impl Broker {
                 index.expire(*id, min, idle_since)
             };
             let gone: Vec<_> = ids.into_iter().filter(ends).collect();
+            let seen = index.seen();
             drop(index);
             count += gone.len();
             if !gone.is_empty() {
-                self.forget_lanes(topic, &gone, min);
+                self.forget_lanes(topic, &gone, min, seen);
             }
         }
-        self.forget_lanes(topic, &[], min);
+        self.forget_lanes(topic, &[], min, min);
         Ok(count)
     }
 
-    /// Whether it was just tried to make room.
+    /// Whether it was just tried to make room, or is being tried.
     pub(super) fn made_lite_room(&self) -> bool {
         let recent = |at: Deadline| self.inner.clock.now() < at.plus(TRIM_INTERVAL);
-        self.inner.lite.trimmed.try_lock().is_some_and(|trimmed| trimmed.is_some_and(recent))
+        // Who cannot look need not wait: somebody is at it.
+        self.inner.lite.trimmed.try_lock().is_none_or(|trimmed| trimmed.is_some_and(recent))
     }
 
     /// Makes room for messages, unless that was just tried.

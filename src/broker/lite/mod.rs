@@ -108,14 +108,13 @@ impl Parent {
         let mut index = self.known();
         let is_new = index.seen() <= from;
         index.take_in(from, &entries, now);
-        let seen = index.seen();
-        drop(index);
         if is_new && !self.wanted.read().is_empty() {
-            // Who asks now need not wait for the store to say that they arrived; who is parked is woken when it does.
+            // Who asks now need not wait for the store to say that they arrived; who is parked is woken when it does. Before
+            // the index is let go of: who finds nothing to catch up with finds these.
             let ids: Vec<_> = entries.iter().map(|entry| LiteId::from_code(entry.tags_code)).collect();
             self.queue(None, &ids);
         }
-        Ok(seen)
+        Ok(index.seen())
     }
 
     /// Entries that the index does not know.

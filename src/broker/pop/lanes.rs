@@ -184,12 +184,19 @@ impl Broker {
         Ok(end)
     }
 
-    /// Lite topics ended: no group is anywhere in them. Nor is it where retention has been, before `min`.
-    pub(in crate::broker) fn forget_lanes(&self, topic: &TopicName, ids: &[LiteId], min: QueueOffset) {
+    /// Lite topics ended, which had no messages when the queue ended at `end`: no group is anywhere in them. Nor is it where
+    /// retention has been, before `min`.
+    pub(in crate::broker) fn forget_lanes(
+        &self,
+        topic: &TopicName,
+        ids: &[LiteId],
+        min: QueueOffset,
+        end: QueueOffset,
+    ) {
         for book in self.lite_books(topic) {
             let mut pages = book.open();
             pages.book.retained_from(min);
-            pages.book.forget_lanes(ids, min);
+            pages.book.forget_lanes(ids, end);
             self.close(&book, pages, self.inner.clock.now());
         }
     }

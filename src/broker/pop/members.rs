@@ -153,7 +153,7 @@ impl Broker {
         receipts: &[Receipt],
     ) -> GroupName {
         match self.consumes_as(group, client) {
-            member if receipts.first().is_some_and(|first| first.is_sealed_for(topic, group)) && member != *group => {
+            member if member != *group && receipts.first().is_some_and(|first| first.is_sealed_for(topic, group)) => {
                 group.clone()
             }
             usual => usual,

@@ -234,12 +234,12 @@ impl Book {
         }
     }
 
-    /// These lite topics are no more, and have no messages at or behind `min`.
-    pub fn forget_lanes(&mut self, ids: &[LiteId], min: QueueOffset) {
+    /// These lite topics are no more: they had no messages when the queue ended at `end`.
+    pub fn forget_lanes(&mut self, ids: &[LiteId], end: QueueOffset) {
         let Some(lanes) = &mut self.lanes else { return };
         for id in ids {
             // What came since has moved it on.
-            if lanes.cursors.get(id).is_some_and(|at| *at <= min) {
+            if lanes.cursors.get(id).is_some_and(|at| *at <= end) {
                 lanes.cursors.remove(id);
             }
         }
