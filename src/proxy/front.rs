@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    broker::{AdminError, Broker, Group, Topic},
+    broker::{Broker, Group, Topic},
     proto::v2::Code,
     types::{GroupName, TopicName},
 };
@@ -45,12 +45,7 @@ impl Front {
 
     /// The topic, made if need be and allowed.
     pub async fn topic(&self, name: &TopicName) -> Result<Arc<Topic>, Refusal> {
-        if let Some(topic) = self.broker.topic(name.as_str()) {
-            return Ok(topic);
-        }
-        let (broker, wanted) = (self.broker.clone(), name.clone());
-        let made = blocking(move || broker.topic_or_create(&wanted)).await?;
-        made.ok_or_else(|| {
+        self.broker.topic_for(name).await?.ok_or_else(|| {
             let text = format!("topic {name} does not exist; create it with `ferromq topic create {name}`");
             Refusal::new(Code::TopicNotFound, text)
         })
@@ -58,20 +53,6 @@ impl Front {
 
     /// The group, made if need be and allowed; `None` when it may not be made.
     pub async fn group(&self, name: &GroupName) -> Result<Option<Arc<Group>>, Refusal> {
-        if let Some(group) = self.broker.group(name.as_str()) {
-            return Ok(Some(group));
-        }
-        let (broker, wanted) = (self.broker.clone(), name.clone());
-        blocking(move || broker.group_or_create(&wanted)).await
-    }
-}
-
-/// Runs what waits for the disk away from the connections' threads.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, AdminError> + Send + 'static,
-) -> Result<T, Refusal> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => Ok(result?),
-        Err(_) => Err(Refusal::new(Code::InternalServerError, "the server is stopping, or failed on this call")),
+        Ok(self.broker.group_for(name).await?)
     }
 }

@@ -262,6 +262,9 @@ impl Broker {
         if let Some(topic) = self.topic(name.as_str()) {
             return Ok(Some(topic));
         }
+        if !self.inner.config.auto_create_topic {
+            return Ok(None);
+        }
         let name = name.clone();
         self.change_metadata(move |broker| broker.topic_or_create(&name)).await
     }
