@@ -128,9 +128,16 @@ impl Broker {
     /// Waits until everything below `end` is as safe as the flush policy says, for `syncFlushTimeout` at most: a disk
     /// that hangs is no reason for a client to hear nothing.
     async fn confirmed(&self, end: PhysicalOffset) -> Result<(), Unconfirmed> {
+        self.in_time(self.inner.store.committed(end)).await
+    }
+    /// Waits until the kernel has everything below `end`, for as long.
+    async fn written(&self, end: PhysicalOffset) -> Result<(), Unconfirmed> {
+        self.in_time(self.inner.store.written(end)).await
+    }
+    async fn in_time(&self, safe: impl Future<Output = Result<(), Poisoned>>) -> Result<(), Unconfirmed> {
         let within = self.inner.config.sync_flush_timeout;
-        match tokio::time::timeout(within, self.inner.store.committed(end)).await {
-            Ok(committed) => committed.map_err(Unconfirmed::Poisoned),
+        match tokio::time::timeout(within, safe).await {
+            Ok(safe) => safe.map_err(Unconfirmed::Poisoned),
             Err(_) => Err(Unconfirmed::Late { within }),
         }
     }

@@ -14,7 +14,7 @@ use crate::{
 use super::{
     Broker, Delivery, Pages, QueueBook, Receipt, Subscription, TakeError, What, settle::Opened, settle_record::Retry,
 };
-use crate::broker::{Group, Unconfirmed};
+use crate::broker::Group;
 
 /// Deliveries that nobody was told of yet. Dropped, they are given back.
 struct Untold<'a> {
@@ -51,15 +51,6 @@ impl Broker {
             Err(error) => return Err(error.into()),
         }
         Ok(std::mem::take(&mut untold.deliveries))
-    }
-
-    /// Returns once the kernel has everything below `end`.
-    async fn written(&self, end: PhysicalOffset) -> Result<(), Unconfirmed> {
-        let within = self.inner.config.sync_flush_timeout;
-        match tokio::time::timeout(within, self.inner.store.written(end)).await {
-            Ok(written) => written.map_err(Unconfirmed::Poisoned),
-            Err(_) => Err(Unconfirmed::Late { within }),
-        }
     }
 
     /// One record for all of them, as far as they still are what they were.
