@@ -8,25 +8,12 @@ use std::{
 
 use super::*;
 use crate::{
-    broker::{RecallError, delay::faults::Fault},
+    broker::{RecallError, delay::faults::Fault, testing::Dice},
     types::{QueueId, QueueOffset},
 };
 
 const HISTORIES: u64 = 60;
 const STEPS: usize = 80;
-
-/// Small, seeded, good enough (splitmix64).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % sides
-    }
-}
 
 /// What is known of a message, whatever became of calls that were cut off.
 #[derive(Debug)]

@@ -4,29 +4,15 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::broker::pop::faults::{Fault, plant};
+use crate::broker::{
+    pop::faults::{Fault, plant},
+    testing::Dice,
+};
 
 const HISTORIES: u64 = 60;
 const STEPS: usize = 150;
 const LITE_TOPICS: [&str; 5] = ["a", "b", "c", "d", "e"];
 const CLIENTS: [&str; 2] = ["one", "two"];
-
-/// Small, seeded, good enough (splitmix64).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % sides
-    }
-
-    fn of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.roll(all.len() as u64) as usize]
-    }
-}
 
 /// What we believe of a lite topic.
 #[derive(Default)]

@@ -13,6 +13,7 @@ use super::*;
 use crate::broker::{
     Draft, GroupChange, SettleError,
     pop::faults::{Fault, plant},
+    testing::Dice,
 };
 
 /// Histories, and steps of each. A failure prints its seed; [`history`] with that seed repeats its operations.
@@ -20,19 +21,6 @@ const HISTORIES: u64 = 100;
 const STEPS: usize = 120;
 /// Message groups of a FIFO history.
 const MESSAGE_GROUPS: u64 = 4;
-
-/// Small, seeded, good enough (splitmix64).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % sides
-    }
-}
 
 /// The world, and what we believe about each message, by its body.
 struct Game {
