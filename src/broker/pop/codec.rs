@@ -1,11 +1,11 @@
 //! The byte spelling that settle records and the snapshot share: numbers in LEB128 (seven bits a byte, low bits first,
 //! 1 to 10 bytes), texts as a number of bytes and then UTF-8.
 
-use std::ops::Range;
+use std::{ops::Range, time::Duration};
 
 use crate::{
     broker::offsets::QUEUES_MAX,
-    types::{GroupName, QueueId, QueueOffset, TopicName},
+    types::{GroupName, QueueId, QueueOffset, Timestamp, TopicName},
 };
 
 /// Why bytes are not what they should be. What we wrote lies under a checksum, so this means another version wrote it.
@@ -35,6 +35,14 @@ impl Writer {
             n >>= 7;
         }
         self.0.push(n as u8);
+    }
+    /// By the wall clock, in milliseconds.
+    pub fn time(&mut self, at: Timestamp) {
+        self.number(u64::try_from(at.as_millis()).unwrap_or(0));
+    }
+    /// In milliseconds.
+    pub fn length(&mut self, length: Duration) {
+        self.number(u64::try_from(length.as_millis()).unwrap_or(u64::MAX));
     }
     pub fn text(&mut self, text: &str) {
         self.number(text.len() as u64);
@@ -109,6 +117,12 @@ impl Reader<'_> {
     }
     pub fn offset(&mut self) -> Result<QueueOffset> {
         offset(self.number()?)
+    }
+    pub fn time(&mut self) -> Result<Timestamp> {
+        i64::try_from(self.number()?).map(Timestamp::from_millis).or(malformed("a time"))
+    }
+    pub fn length(&mut self) -> Result<Duration> {
+        Ok(Duration::from_millis(self.number()?))
     }
 
     pub fn ranges(&mut self) -> Result<Vec<Range<QueueOffset>>> {

@@ -6,6 +6,8 @@
 pub enum Fault {
     /// What waits for a retry since an earlier run does not lock its message group.
     LocksLostAtRestart,
+    /// A lease that outlives the run is settled by any receipt of its message.
+    ReceiptNotBoundToLease,
     /// What the log says of lite topics is not read at a start.
     LanesNotReplayed,
     /// What failed before its group went on elsewhere in a lite topic counts after a start.

@@ -2,17 +2,21 @@
 //!
 //! A consumer outlives a crash of the server, with messages in its hands or in its queue. Were they given to another one
 //! at once, and then what follows them, it would still handle them, out of order. So their leases hold across a crash of
-//! the process: it is enough that the kernel has the record, and no device is waited for.
+//! the process: it is enough that the kernel has the record, and no device is waited for. The record names the receipt, so
+//! that the consumer that has the message settles it after the crash as before, and nobody else does.
 
 use std::time::Duration;
 
 use crate::{
     store::AppendError,
-    types::{Deadline, PhysicalOffset},
+    types::{Deadline, PhysicalOffset, QueueOffset},
 };
 
 use super::{
-    Broker, Delivery, Pages, QueueBook, Receipt, Subscription, TakeError, What, settle::Opened, settle_record::Retry,
+    Broker, Delivery, Pages, QueueBook, Receipt, Subscription, TakeError, What,
+    book::Logged,
+    settle::Opened,
+    settle_record::{Lease, Retry},
 };
 use crate::broker::Group;
 
@@ -33,8 +37,8 @@ impl Drop for Untold<'_> {
 }
 
 impl Broker {
-    /// Writes down what a FIFO group is about to get, and waits until that outlives this process. On a full disk it gets
-    /// its messages all the same: consumers make room.
+    /// Writes down what a FIFO group is about to get, and waits until that outlives this process. On a full disk
+    /// or while the log has too much to write it gets its messages all the same: consumers make room.
     pub(super) async fn put_on_record(
         &self,
         subscription: &Subscription,
@@ -47,7 +51,7 @@ impl Broker {
         let mut untold = Untold { broker: self, subscription, deliveries };
         match self.log_leases(subscription, &untold.deliveries) {
             Ok(Some(end)) => self.written(end).await?,
-            Ok(None) | Err(AppendError::Full { .. }) => {}
+            Ok(None) | Err(AppendError::Full { .. } | AppendError::Busy { .. }) => {}
             Err(error) => return Err(error.into()),
         }
         Ok(std::mem::take(&mut untold.deliveries))
@@ -67,7 +71,7 @@ impl Broker {
             let Some(until) = pages.book.lease(receipt.offset, receipt.nonce).filter(|_| !pages.forgotten) else {
                 continue;
             };
-            leased.push(self.comes_again(receipt, *attempt, until));
+            leased.push(self.lease_of(receipt, *attempt, until));
         }
         if leased.is_empty() {
             return Ok(None);
@@ -75,7 +79,7 @@ impl Broker {
         let end = self.inner.pop.log.append(&subscription.owner, What::Leased(leased.clone()))?;
         for lease in leased {
             if let Some((_, pages)) = opened.find(lease.queue) {
-                pages.book.lease_is_logged(lease.offset);
+                pages.book.says(lease.offset, Logged::Lease);
             }
         }
         self.inner.pop.touch();
@@ -85,14 +89,13 @@ impl Broker {
     /// The lease, which the log knows already, ends at another time.
     pub(super) fn log_lease(&self, book: &QueueBook, pages: &mut Pages, receipt: &Receipt) {
         let Some(until) = pages.book.lease(receipt.offset, receipt.nonce) else { return };
-        let leased = vec![self.comes_again(receipt, receipt.attempt, until)];
+        let leased = vec![self.lease_of(receipt, receipt.attempt, until)];
         self.log_or_warn(book, What::Leased(leased));
     }
 
     /// The delivery, which the log knows already, reached nobody: the message comes again at once.
-    pub(super) fn log_given_back(&self, book: &QueueBook, receipt: &Receipt) {
-        let now = self.inner.clock.wall();
-        let Receipt { queue, offset, attempt, .. } = *receipt;
+    pub(super) fn log_given_back(&self, book: &QueueBook, offset: QueueOffset, attempt: u32) {
+        let (queue, now) = (book.queue_id, self.inner.clock.wall());
         let retry = Retry { queue, offset, attempt, visible_at: now, delay: Duration::ZERO };
         self.log_or_warn(book, What::Retry(vec![retry]));
     }
@@ -106,11 +109,11 @@ impl Broker {
         }
     }
 
-    /// What a crash makes of a delivery: the next attempt, when the lease ends.
-    fn comes_again(&self, receipt: &Receipt, attempt: u32, until: Deadline) -> Retry {
-        let delay = until.remaining(self.inner.clock.now());
-        // The wall clock shows whole milliseconds; one more, so that it is never early.
-        let visible_at = self.inner.clock.wall().plus(delay).plus(Duration::from_millis(1));
-        Retry { queue: receipt.queue, offset: receipt.offset, attempt: attempt.saturating_add(1), visible_at, delay }
+    fn lease_of(&self, receipt: &Receipt, attempt: u32, until: Deadline) -> Lease {
+        let left = until.remaining(self.inner.clock.now());
+        // The wall clock shows whole milliseconds; one more, so that it never ends early.
+        let ends_at = self.inner.clock.wall().plus(left).plus(Duration::from_millis(1));
+        let Receipt { queue, offset, .. } = *receipt;
+        Lease { queue, offset, attempt, issue: receipt.issue(), ends_at, left }
     }
 }

@@ -18,7 +18,7 @@ use crate::{
 use super::{
     Book, Broker, OpenError, Pop,
     faults::{Fault, planted},
-    settle_record::{Entry, LaneAt, Record, Reset, Retry, What},
+    settle_record::{Entry, LaneAt, Lease, Record, Reset, Retry, What},
     snapshot::{self, Snapshot},
     subscription::Which,
 };
@@ -90,6 +90,7 @@ impl Restored {
                 state.done.into_iter().for_each(|range| book.done(range));
                 state.retries.iter().for_each(|retry| self.apply_retry(&mut book, retry));
                 state.lanes.into_iter().for_each(|(id, at)| book.set_cursor(id, at));
+                state.leases.iter().for_each(|lease| self.apply_lease(&mut book, lease));
                 books.insert(state.queue, book);
             }
             let names = (subscription.topic, subscription.group);
@@ -161,9 +162,14 @@ impl Restored {
                     ranges.into_iter().for_each(|range| book.done(range));
                 }
             }
-            What::Retry(retries) | What::Leased(retries) => {
+            What::Retry(retries) => {
                 for retry in retries {
                     self.apply_retry(known_or_new(books, retry.queue), &retry);
+                }
+            }
+            What::Leased(leases) => {
+                for lease in leases {
+                    self.apply_lease(known_or_new(books, lease.queue), &lease);
                 }
             }
             What::Start(starts) => {
@@ -194,8 +200,17 @@ impl Restored {
     }
 
     fn apply_retry(&self, book: &mut Book, retry: &Retry) {
-        let wait = retry.visible_at.since(self.wall).min(retry.delay.saturating_add(Duration::from_millis(1)));
-        book.retry(retry.offset, retry.attempt, self.now.plus(wait), ANY_ATTEMPTS);
+        book.retry(retry.offset, retry.attempt, self.then(retry.visible_at, retry.delay), ANY_ATTEMPTS);
+    }
+
+    fn apply_lease(&self, book: &mut Book, lease: &Lease) {
+        let until = self.then(lease.ends_at, lease.left);
+        book.hold_over(lease.offset, lease.attempt, until, lease.issue);
+    }
+
+    /// When a wait is over that ends then by the wall clock, and was so long when that was written.
+    fn then(&self, at: Timestamp, length: Duration) -> Deadline {
+        self.now.plus(at.since(self.wall).min(length.saturating_add(Duration::from_millis(1))))
     }
 
     fn forget_what_is_lost(&mut self, store: &Store) {

@@ -249,7 +249,7 @@ impl Broker {
         let now = self.inner.clock.now();
         let mut pages = book.open();
         if pages.book.give_back(receipt.offset, receipt.nonce, now) == Some(Logged::Lease) && !pages.forgotten {
-            self.log_given_back(book, receipt);
+            self.log_given_back(book, receipt.offset, receipt.attempt);
         }
         self.close(book, pages, now);
         subscription.owner.line.wake(Cause::Any);
@@ -340,7 +340,8 @@ impl Broker {
         let (claimed, today) = if receipt.run == run.id {
             (ClaimedRun::This { nonce: receipt.nonce }, run.wall_of(now))
         } else {
-            (ClaimedRun::Earlier { end: self.end_of_earlier_runs(book, receipt.offset)? }, self.inner.clock.wall())
+            let end = self.end_of_earlier_runs(book, receipt.offset)?;
+            (ClaimedRun::Earlier { issue: receipt.issue(), end }, self.inner.clock.wall())
         };
         Ok(Claim {
             offset: receipt.offset,

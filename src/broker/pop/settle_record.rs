@@ -12,10 +12,11 @@
 //! | 5 forget group | group |
 //! | 6 reset | topic, group, count, for each: queue, offset, run and nonce of the last receipt that is void |
 //! | 7 forget subscription | topic, group |
-//! | 8 leased | as 2 |
+//! | 8 | as 2: how the end of a lease was written before there was 12 |
 //! | 9 forget members | group |
 //! | 10 lanes | topic, group, count, for each: queue, id of a lite topic, offset behind its message that is done now |
 //! | 11 rewind | topic, group, count, for each: queue, id of a lite topic, offset from which on it is not done; then count of attempts that are void, for each: queue, offset |
+//! | 12 leased | topic, group, count, for each: queue, offset, attempt, run and nonce of its receipt, end of the lease (wall clock, ms), length (ms) |
 //!
 //! The group of a record may be a member, `<group>@<client>`: one client of a broadcasting group.
 //!
@@ -57,8 +58,8 @@ pub enum What {
     Start(Vec<(QueueId, QueueOffset)>),
     /// The group goes on from elsewhere.
     Reset(Vec<Reset>),
-    /// These were delivered, and come again as the next attempt when the lease ends.
-    Leased(Vec<Retry>),
+    /// These were delivered, and nobody else gets them until the lease ends.
+    Leased(Vec<Lease>),
     /// The messages just before these places in lite topics are done, and with them all that is before.
     Lanes(Vec<LaneAt>),
     /// The group goes on elsewhere in lite topics; these are their messages whose attempts are void.
@@ -93,6 +94,21 @@ pub struct Retry {
     pub visible_at: Timestamp,
     /// How long that was when it was written: a stepped clock cannot make the wait longer than this.
     pub delay: Duration,
+}
+
+/// A delivery, and how long it lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    pub queue: QueueId,
+    pub offset: QueueOffset,
+    /// The attempt that it is.
+    pub attempt: u32,
+    /// Which receipt settles it, and no other.
+    pub issue: Issue,
+    /// By the wall clock, rounded up.
+    pub ends_at: Timestamp,
+    /// How long that was when it was written: a stepped clock cannot make the lease longer than this.
+    pub left: Duration,
 }
 
 /// Anything that the topic can hold.
@@ -163,9 +179,9 @@ impl Record {
             What::Retry(_) => 2,
             What::Start(_) => 3,
             What::Reset(_) => 6,
-            What::Leased(_) => 8,
             What::Lanes(_) => 10,
             What::Rewind { .. } => 11,
+            What::Leased(_) => 12,
         });
         w.text(self.topic.as_str());
         w.text(self.group.as_str());
@@ -177,14 +193,21 @@ impl Record {
                     w.ranges(ranges);
                 }
             }
-            What::Retry(retries) | What::Leased(retries) => {
+            What::Retry(retries) => {
                 w.number(retries.len() as u64);
                 for retry in retries {
                     w.number(u64::from(retry.queue.0));
                     w.number(retry.offset.get());
                     w.number(u64::from(retry.attempt));
-                    w.number(u64::try_from(retry.visible_at.as_millis()).unwrap_or(0));
-                    w.number(u64::try_from(retry.delay.as_millis()).unwrap_or(u64::MAX));
+                    w.time(retry.visible_at);
+                    w.length(retry.delay);
+                }
+            }
+            What::Leased(leases) => {
+                w.number(leases.len() as u64);
+                for lease in leases {
+                    w.number(u64::from(lease.queue.0));
+                    lease.encode(w);
                 }
             }
             What::Start(starts) => {
@@ -221,16 +244,18 @@ impl What {
         let count = r.count()?;
         Ok(match kind {
             1 => Self::Done((0..count).map(|_| Ok((r.queue()?, r.ranges()?))).collect::<Result<_>>()?),
-            2 => Self::Retry((0..count).map(|_| Retry::decode(r)).collect::<Result<_>>()?),
+            2 | 8 => Self::Retry((0..count).map(|_| Retry::decode(r)).collect::<Result<_>>()?),
             3 => Self::Start((0..count).map(|_| Ok((r.queue()?, r.offset()?))).collect::<Result<_>>()?),
             6 => Self::Reset((0..count).map(|_| Reset::decode(r)).collect::<Result<_>>()?),
-            8 => Self::Leased((0..count).map(|_| Retry::decode(r)).collect::<Result<_>>()?),
             10 => Self::Lanes((0..count).map(|_| LaneAt::decode(r)).collect::<Result<_>>()?),
             11 => {
                 let lanes = (0..count).map(|_| LaneAt::decode(r)).collect::<Result<_>>()?;
                 let void = (0..r.count()?).map(|_| Ok((r.queue()?, r.offset()?))).collect::<Result<_>>()?;
                 Self::Rewind { lanes, void }
             }
+            12 => Self::Leased(
+                (0..count).map(|_| r.queue().and_then(|queue| Lease::decode(queue, r))).collect::<Result<_>>()?,
+            ),
             _ => return Err(Malformed { what: "the kind of a settle record" }),
         })
     }
@@ -264,11 +289,27 @@ impl Retry {
             queue: r.queue()?,
             offset: r.offset()?,
             attempt: r.small()?,
-            visible_at: Timestamp::from_millis(
-                i64::try_from(r.number()?).map_err(|_| Malformed { what: "a point in time" })?,
-            ),
-            delay: Duration::from_millis(r.number()?),
+            visible_at: r.time()?,
+            delay: r.length()?,
         })
+    }
+}
+
+impl Lease {
+    /// All but the queue.
+    pub fn encode(&self, w: &mut Writer) {
+        w.number(self.offset.get());
+        w.number(u64::from(self.attempt));
+        w.number(self.issue.run);
+        w.number(u64::from(self.issue.nonce));
+        w.time(self.ends_at);
+        w.length(self.left);
+    }
+
+    pub fn decode(queue: QueueId, r: &mut Reader<'_>) -> Result<Self> {
+        let (offset, attempt) = (r.offset()?, r.small()?);
+        let issue = Issue { run: r.number()?, nonce: r.small()? };
+        Ok(Self { queue, offset, attempt, issue, ends_at: r.time()?, left: r.length()? })
     }
 }
 
@@ -307,7 +348,13 @@ mod tests {
         prop_oneof![
             vec(((0..QUEUES_MAX).prop_map(QueueId), ranges()), 1..5).prop_map(What::Done),
             vec(retry(), 1..5).prop_map(What::Retry),
-            vec(retry(), 1..5).prop_map(What::Leased),
+            vec((retry(), any::<u64>(), any::<u32>()), 1..5).prop_map(|leases| {
+                let lease = |(Retry { queue, offset, attempt, visible_at, delay }, run, nonce)| {
+                    let issue = Issue { run, nonce };
+                    Lease { queue, offset, attempt, issue, ends_at: visible_at, left: delay }
+                };
+                What::Leased(leases.into_iter().map(lease).collect())
+            }),
             vec(place(), 1..5).prop_map(What::Start),
             vec((place(), any::<u64>(), any::<u32>()), 1..5).prop_map(|resets| {
                 let reset = |((queue, to), run, nonce)| Reset { queue, to, void: Issue { run, nonce } };

@@ -9,8 +9,9 @@
 //! (physical offset); count of subscriptions, for each: topic, group, of a member how long it was not used (ms), count of books, for each: queue, commit offset, done
 //! ranges (count, then distance and length each), count of retries, for each: offset, next attempt, visible at (wall
 //! clock, ms), delay (ms), and then, since version 2, run and nonce of the last receipt that a reset made void, and since
-//! version 3 count of lite topics, for each: id, offset from which on it is not done; at the end the CRC-32 of all that,
-//! 4 bytes, little-endian.
+//! version 3 count of lite topics, for each: id, offset from which on it is not done, and since version 4 count of
+//! leases that are on record, for each: offset, attempt, run and nonce of its receipt, end (wall clock, ms), length (ms);
+//! at the end the CRC-32 of all that, 4 bytes, little-endian.
 
 use std::{io, ops::Range, sync::atomic::Ordering, time::Duration};
 
@@ -24,14 +25,14 @@ use super::{
     Book, Broker, Pop, Subscription,
     book::{Exception, Issue, Logged},
     codec::{Malformed, Reader, Result, Writer},
-    settle_record::Retry,
+    settle_record::{Lease, Retry},
 };
 
 /// Name of the state file.
 pub const FILE: &str = "ferromqPop.snapshot";
 const MAGIC: &[u8; 6] = b"FMQPOP";
 /// Of the file's layout.
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 const CRC_LEN: usize = 4;
 /// Bytes up to which a snapshot is written whenever something changed.
 const SMALL: usize = 1 << 20;
@@ -73,6 +74,8 @@ pub struct BookState {
     pub void: Issue,
     /// Where the group is in lite topics.
     pub lanes: Vec<(LiteId, QueueOffset)>,
+    /// Deliveries that a crash does not end.
+    pub leases: Vec<Lease>,
 }
 
 /// What the last snapshot of this run said.
@@ -148,31 +151,36 @@ impl Last {
 }
 
 impl BookState {
-    /// What must outlive the run. Deliveries need not: what they were follows from what is written about them.
-    fn of(queue: QueueId, book: &Book, now: Deadline, wall: Timestamp) -> Self {
-        let retries = book.exceptions().filter_map(|(offset, exception)| {
+    /// What must outlive the run. Deliveries that are not on record need not: what they were follows from what is written
+    /// about them.
+    fn of(queue: QueueId, book: &Book, run: u64, now: Deadline, wall: Timestamp) -> Self {
+        // One more millisecond for the wall clock's whole ones, unless it is over already.
+        let ends_at = |left: Duration| wall.plus(left).plus(Duration::from_millis(u64::from(!left.is_zero())));
+        let (mut retries, mut leases) = (Vec::new(), Vec::new());
+        for (offset, exception) in book.exceptions() {
             let (attempt, due) = match *exception {
                 Exception::InFlight { attempt, logged: Logged::Nothing, .. } | Exception::Moving { attempt } => {
                     (attempt, now)
                 }
-                Exception::InFlight { attempt, until, .. } => (attempt.saturating_add(1), until),
+                Exception::InFlight { attempt, until, logged: Logged::Lease | Logged::Before, .. } => {
+                    let left = until.remaining(now);
+                    let lease = |issue| Lease { queue, offset, attempt, issue, ends_at: ends_at(left), left };
+                    leases.extend(book.issue(offset, run).map(lease));
+                    continue;
+                }
+                Exception::InFlight { attempt, until, logged: Logged::Change, .. } => {
+                    (attempt.saturating_add(1), until)
+                }
                 Exception::Waiting { due, attempt, .. } | Exception::Doomed { due, attempt, .. } => (attempt, due),
             };
             let delay = due.remaining(now);
-            // One more millisecond for the wall clock's whole ones, unless it is due already.
-            let spare = Duration::from_millis(u64::from(!delay.is_zero()));
             // A first attempt at once is what every message that is not written about gets.
-            (attempt > 1 || !delay.is_zero()).then(|| Retry {
-                queue,
-                offset,
-                attempt,
-                visible_at: wall.plus(delay).plus(spare),
-                delay,
-            })
-        });
-        let retries = retries.collect();
-        let lanes = book.cursors().collect();
-        Self { queue, commit: book.commit(), done: book.done_ranges().collect(), retries, void: book.void(), lanes }
+            if attempt > 1 || !delay.is_zero() {
+                retries.push(Retry { queue, offset, attempt, visible_at: ends_at(delay), delay });
+            }
+        }
+        let (done, lanes) = (book.done_ranges().collect(), book.cursors().collect());
+        Self { queue, commit: book.commit(), done, retries, void: book.void(), lanes, leases }
     }
 
     fn encode(&self, w: &mut Writer) {
@@ -183,8 +191,8 @@ impl BookState {
         for retry in &self.retries {
             w.number(retry.offset.get());
             w.number(u64::from(retry.attempt));
-            w.number(u64::try_from(retry.visible_at.as_millis()).unwrap_or(0));
-            w.number(u64::try_from(retry.delay.as_millis()).unwrap_or(u64::MAX));
+            w.time(retry.visible_at);
+            w.length(retry.delay);
         }
         w.number(self.void.run);
         w.number(u64::from(self.void.nonce));
@@ -193,6 +201,8 @@ impl BookState {
             w.number(id.number());
             w.number(at.get());
         }
+        w.number(self.leases.len() as u64);
+        self.leases.iter().for_each(|lease| lease.encode(w));
     }
 
     fn decode(r: &mut Reader<'_>, version: u8) -> Result<Self> {
@@ -200,15 +210,16 @@ impl BookState {
         let count = r.count()?;
         let mut retries = Vec::with_capacity(count);
         for _ in 0..count {
-            let (offset, attempt, at) = (r.offset()?, r.small()?, r.number()?);
-            let visible_at = Timestamp::from_millis(i64::try_from(at).map_err(|_| Malformed { what: "a time" })?);
-            retries.push(Retry { queue, offset, attempt, visible_at, delay: Duration::from_millis(r.number()?) });
+            let (offset, attempt) = (r.offset()?, r.small()?);
+            retries.push(Retry { queue, offset, attempt, visible_at: r.time()?, delay: r.length()? });
         }
         let void = if version < 2 { Issue::default() } else { Issue { run: r.number()?, nonce: r.small()? } };
         let count = if version < 3 { 0 } else { r.count()? };
         let lane = |_| Ok((LiteId::from_number(r.number()?), r.offset()?));
         let lanes = (0..count).map(lane).collect::<Result<_>>()?;
-        Ok(Self { queue, commit, done, retries, void, lanes })
+        let count = if version < 4 { 0 } else { r.count()? };
+        let leases = (0..count).map(|_| Lease::decode(queue, r)).collect::<Result<_>>()?;
+        Ok(Self { queue, commit, done, retries, void, lanes, leases })
     }
 }
 
@@ -264,7 +275,7 @@ impl Pop {
         let state = |subscription: std::sync::Arc<Subscription>| {
             let books = subscription.books();
             let state = |book: &std::sync::Arc<super::QueueBook>| {
-                let mut state = BookState::of(book.queue_id, &book.open().book, clock.now(), clock.wall());
+                let mut state = BookState::of(book.queue_id, &book.open().book, self.run.id, clock.now(), clock.wall());
                 state.lanes.sort_unstable();
                 state
             };

@@ -8,8 +8,8 @@ use crate::{
 };
 
 use super::{
-    Book, Broker, Delivery, Filter, Pages, QueueBook, Receipt, Subscription, Take, TakeError, in_order::Learnt,
-    receipt::Terms,
+    Book, Broker, Delivery, Filter, Pages, QueueBook, Receipt, Subscription, Take, TakeError, book::Logged,
+    in_order::Learnt, receipt::Terms,
 };
 use crate::broker::{
     Group,
@@ -340,7 +340,11 @@ impl Batch {
         for booked in booked {
             let book = &self.books[booked.book];
             let mut pages = book.open();
-            pages.book.give_back(booked.offset, booked.nonce, now.plus(after));
+            if pages.book.give_back(booked.offset, booked.nonce, now.plus(after)) == Some(Logged::Lease)
+                && !pages.forgotten
+            {
+                self.broker.log_given_back(book, booked.offset, booked.attempt);
+            }
             self.broker.close(book, pages, now);
         }
         self.subscription.owner.line.wake(Cause::Any);

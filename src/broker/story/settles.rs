@@ -151,8 +151,8 @@ fn fate(what: &What, (queue, offset): (QueueId, QueueOffset), id: LiteId) -> Opt
             Some(Fate::Again { attempt, visible_at, delay })
         }
         What::Leased(leases) => {
-            let Retry { attempt, visible_at, .. } = of(leases)?;
-            Some(Fate::Delivered { attempt: attempt.saturating_sub(1), until: visible_at })
+            let lease = leases.iter().find(|lease| (lease.queue, lease.offset) == (queue, offset))?;
+            Some(Fate::Delivered { attempt: lease.attempt, until: lease.ends_at })
         }
         What::Reset(resets) => {
             resets.iter().find(|reset| reset.queue == queue).map(|reset| Fate::Reset { to: reset.to })

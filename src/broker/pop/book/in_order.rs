@@ -9,7 +9,7 @@ use super::{
         faults::{Fault, planted},
         lines::{First, LineId, Lines, Locked},
     },
-    Book, Exception,
+    Book, Exception, Logged,
 };
 
 /// How soon a book that waits for the log is looked at, should nobody who waits with it do so.
@@ -33,7 +33,9 @@ impl Book {
             return;
         }
         self.lines = fifo.then(|| {
+            // What an earlier run delivered in order takes its place in its line as it is seen.
             let in_flight = self.leases.iter().map(|(_, offset)| *offset);
+            let in_flight = in_flight.filter(|offset| !self.earlier.contains_key(offset));
             Box::new(Lines::starting_at(self.commit, in_flight, self.safe_at))
         });
         self.order = self.order.wrapping_add(1);
@@ -170,8 +172,12 @@ impl Book {
     /// whoever still holds the first answer must not give back or settle what the second one delivers.
     pub fn again(&mut self, offset: QueueOffset, nonce: u32, now: Deadline, until: Deadline) -> Option<(u32, u32)> {
         match self.exceptions.get(&offset) {
-            Some(&Exception::InFlight { attempt, nonce: current, until: end, .. }) if current == nonce && now < end => {
-                Some((attempt, self.deliver(offset, attempt, until)))
+            Some(&Exception::InFlight { attempt, nonce: current, until: end, logged })
+                if current == nonce && now < end && logged != Logged::Before =>
+            {
+                let nonce = self.deliver(offset, attempt, until);
+                self.says(offset, logged);
+                Some((attempt, nonce))
             }
             _ => None,
         }

@@ -1,6 +1,9 @@
 //! What happens to a lease before it ends, and what the log says of it.
 
-use super::{Book, Exception};
+use super::{
+    super::faults::{Fault, planted},
+    Book, Claim, Exception, Issue, Verdict,
+};
 use crate::types::{Deadline, QueueOffset};
 
 /// What the log says of a lease.
@@ -10,6 +13,8 @@ pub enum Logged {
     Nothing,
     /// That it was delivered, as to FIFO groups: a crash does not end the lease.
     Lease,
+    /// The same, and a crash came: an earlier run delivered it.
+    Before,
     /// That the consumer wants it again then, so the end of the lease needs no record of its own.
     Change,
 }
@@ -37,10 +42,46 @@ impl Book {
         }
     }
 
-    /// Notes that the log says of the delivery that it was made.
-    pub fn lease_is_logged(&mut self, offset: QueueOffset) {
+    /// Restores a delivery of an earlier run, whose lease holds on.
+    pub fn hold_over(&mut self, offset: QueueOffset, attempt: u32, until: Deadline, issue: Issue) {
+        if !self.is_done(offset) {
+            self.set(offset, Exception::InFlight { until, attempt, nonce: issue.nonce, logged: Logged::Before });
+            self.earlier.insert(offset, issue.run);
+        }
+    }
+
+    /// Which receipt settles what is in flight; `run` is this one.
+    pub fn issue(&self, offset: QueueOffset, run: u64) -> Option<Issue> {
+        match *self.exceptions.get(&offset)? {
+            Exception::InFlight { nonce, logged: Logged::Before, .. } => {
+                self.earlier.get(&offset).map(|&run| Issue { run, nonce })
+            }
+            Exception::InFlight { nonce, .. } => Some(Issue { run, nonce }),
+            _ => None,
+        }
+    }
+
+    /// The claim of an earlier run's receipt to what an earlier run delivered and holds on. That receipt settles it, also
+    /// when the lease was prolonged beyond what the receipt says; another one only if it is of a later attempt, which the
+    /// log then has lost.
+    pub(super) fn judge_held_over(&self, claim: Claim, issue: Issue, now: Deadline) -> Option<Verdict> {
+        let Some(&Exception::InFlight { until, attempt, logged: Logged::Before, .. }) =
+            self.exceptions.get(&claim.offset)
+        else {
+            return None;
+        };
+        let own = self.issue(claim.offset, issue.run) == Some(issue) || planted(Fault::ReceiptNotBoundToLease);
+        let holds = match own {
+            true => claim.open || now < until,
+            false => claim.open && claim.attempt > attempt,
+        };
+        Some(if holds { Verdict::Live } else { Verdict::Stale })
+    }
+
+    /// Notes what the log says of the delivery.
+    pub fn says(&mut self, offset: QueueOffset, what: Logged) {
         if let Some(Exception::InFlight { logged, .. }) = self.exceptions.get_mut(&offset) {
-            *logged = Logged::Lease;
+            *logged = what;
         }
     }
 

@@ -19,7 +19,8 @@ fn claim(offset: u64, nonce: u32) -> Claim {
     Claim { offset: at(offset), attempt: 1, run: ClaimedRun::This { nonce }, open: true, passed: false }
 }
 fn earlier(offset: u64, attempt: u32) -> Claim {
-    Claim { offset: at(offset), attempt, run: ClaimedRun::Earlier { end: at(100) }, open: true, passed: false }
+    let run = ClaimedRun::Earlier { issue: Issue { run: 1, nonce: 1 }, end: at(100) };
+    Claim { offset: at(offset), attempt, run, open: true, passed: false }
 }
 
 #[test]
@@ -376,4 +377,36 @@ proptest! {
             model.check(&mut book);
         }
     }
+}
+
+#[test]
+fn a_lease_of_an_earlier_run_is_settled_by_its_own_receipt_until_it_ends() {
+    let issue = |run, nonce| Issue { run, nonce };
+    let mut book = Book::starting_at(at(0));
+    book.hold_over(at(3), 2, t(100), issue(1, 1));
+    let claim = |attempt, issue, open| {
+        let run = ClaimedRun::Earlier { issue, end: at(100) };
+        Claim { offset: at(3), attempt, run, open, passed: false }
+    };
+    for (attempt, issue, open, now, verdict) in [
+        (2, issue(1, 1), false, 99, Verdict::Live),
+        (2, issue(1, 1), false, 100, Verdict::Stale),
+        (2, issue(1, 1), true, 100, Verdict::Live),
+        (2, issue(1, 2), true, 0, Verdict::Stale),
+        (2, issue(0, 1), true, 0, Verdict::Stale),
+        (1, issue(0, 7), true, 0, Verdict::Stale),
+        // What the log lost.
+        (3, issue(1, 9), true, 0, Verdict::Live),
+        (3, issue(1, 9), false, 0, Verdict::Stale),
+    ] {
+        assert_eq!(book.judge(claim(attempt, issue, open), t(now)), verdict, "{attempt} {issue:?} {open} {now}");
+    }
+    let own = Claim { run: ClaimedRun::This { nonce: 1 }, ..claim(2, issue(1, 1), true) };
+    assert_eq!(book.judge(own, t(0)), Verdict::Stale, "this run delivered nothing");
+    assert_eq!(book.issue(at(3), 9), Some(issue(1, 1)));
+    assert_eq!((book.in_flight(), book.next_event(t(0))), (1, Some(t(100))));
+    let failed = Failed { offset: at(3), attempt: 3, is_logged: false };
+    assert_eq!(book.expire(t(100), MAX_ATTEMPTS, 10), [failed]);
+    assert_eq!(book.deliver(at(3), 3, t(200)), 1);
+    assert_eq!(book.issue(at(3), 9), Some(issue(9, 1)), "that run is forgotten with its delivery");
 }

@@ -171,6 +171,57 @@ async fn what_a_consumer_had_when_the_server_died_comes_again_when_its_lease_end
 }
 
 #[tokio::test]
+async fn a_consumer_that_works_on_for_long_settles_what_it_has_also_after_a_crash() {
+    for with_snapshot in [false, true] {
+        let world = World::in_order(1);
+        world.send_letters(&["a0", "a1"]).await;
+        let first = world.take_one().await;
+        world.pass(LEASE / 2);
+        world.broker.renew(&topic(), &group(), &first.receipt, LEASE).unwrap();
+        if with_snapshot {
+            world.broker.snapshot().unwrap();
+        }
+        let store = world.broker.store();
+        store.committed(store.end()).await.unwrap();
+        let world = world.crash(5);
+        // Once more, with nothing but what the run between has saved.
+        let world = world.restart();
+        world.later(LEASE * 3 / 4).await;
+        assert!(world.take(10).await.is_empty());
+        world.ack(&first).await.expect("its lease was prolonged beyond what its receipt says");
+        assert_eq!(world.taken(10).await, ["a1"]);
+    }
+}
+
+#[tokio::test]
+async fn a_receipt_of_the_same_attempt_does_not_settle_what_somebody_else_was_given() {
+    let world = World::in_order(1);
+    world.send_letters(&["a0", "a1"]).await;
+    let first = world.take_one().await;
+    world.broker.give_back(&topic(), &group(), &first.receipt);
+    let world = world.restart();
+    let second = world.take_one().await;
+    assert_eq!((first.attempt, second.attempt), (1, 1));
+    let world = world.restart();
+    assert!(matches!(world.ack(&first).await, Err(SettleError::Expired)));
+    assert!(world.take(10).await.is_empty(), "the line is held by the second");
+    world.ack(&second).await.unwrap();
+    assert_eq!(world.taken(10).await, ["a1"]);
+}
+
+#[tokio::test]
+async fn what_an_earlier_run_delivered_holds_its_line_and_no_other() {
+    let world = World::in_order(1);
+    world.send_letters(&["a0", "b0", "a1"]).await;
+    let first = world.take_one().await;
+    assert_eq!(bodies(std::slice::from_ref(&first)), ["a0"]);
+    let world = world.restart();
+    assert_eq!(world.locked(), Some((1, 0, 0)));
+    assert_eq!(world.taken(10).await, ["b0"]);
+    assert_eq!(world.locked(), Some((2, 1, 0)));
+}
+
+#[tokio::test]
 async fn what_reached_nobody_comes_at_once_also_after_a_restart() {
     let world = World::in_order(1);
     world.send_letters(&["a0", "a1"]).await;

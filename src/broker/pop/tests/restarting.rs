@@ -408,6 +408,7 @@ async fn a_snapshot_of_a_lost_log_is_not_believed() {
                 retries: vec![],
                 void: Issue::default(),
                 lanes: vec![],
+                leases: vec![],
             }],
         }],
         ..Default::default()
@@ -436,8 +437,18 @@ proptest::proptest! {
             visible_at: crate::types::Timestamp::from_millis(n(2) as i64),
             delay: ms(n(3)),
         };
+        let issue = Issue { run: n(3), nonce: n(2) as u32 };
+        let ends_at = crate::types::Timestamp::from_millis(n(4) as i64);
+        let lease = crate::broker::pop::settle_record::Lease {
+            queue: QueueId(7),
+            offset: at(n(1)),
+            attempt: n(0) as u32,
+            issue,
+            ends_at,
+            left: ms(n(5)),
+        };
         let done = vec![at(n(4))..at(n(4) + 1 + n(5))];
-        let book = snapshot::BookState { queue: QueueId(7), commit: at(n(6)), done, retries: vec![retry], void: Issue { run: n(6), nonce: n(3) as u32 }, lanes: vec![(crate::types::LiteId::from_number(n(2)), at(n(3)))] };
+        let book = snapshot::BookState { queue: QueueId(7), commit: at(n(6)), done, retries: vec![retry], void: Issue { run: n(6), nonce: n(3) as u32 }, lanes: vec![(crate::types::LiteId::from_number(n(2)), at(n(3)))], leases: vec![lease] };
         let subscription = snapshot::SubscriptionState { topic: topic(), group: group(), idle: Duration::ZERO, books: vec![book] };
         let held_from = crate::types::PhysicalOffset::new(n(7));
         let written = snapshot::Snapshot { run: n(0), settled: at(n(1)), held_from, subscriptions: vec![subscription] };

@@ -68,6 +68,8 @@ pub struct Believed {
     lease: Option<Lease>,
     /// A lease was open when the last run ended.
     was_live: bool,
+    /// The lease on record that an earlier run left, if any since the newest handle.
+    held: Option<Lease>,
     /// Copies in the dead-letter topic from before resets, at least and at most.
     buried: (usize, usize),
     pub handles: Vec<Handle>,
@@ -86,6 +88,7 @@ impl Believed {
             sure: true,
             lease: None,
             was_live: false,
+            held: None,
             buried: (0, 0),
             handles: Vec::new(),
             held_over: false,
@@ -133,6 +136,7 @@ impl Believed {
             self.say(Said::Retry { attempt: attempt + 1, at: until });
         }
         self.handles.push(handle);
+        self.held = None;
         Ok(())
     }
 
@@ -215,7 +219,6 @@ impl Believed {
     /// The answer to a change of the invisible time.
     pub fn expect_change(&self, index: usize, run: u32, now: u64) -> Answer {
         let handle = &self.handles[index];
-        let open = now < handle.promised;
         let newest = index + 1 == self.handles.len();
         if self.is_over() || handle.void == Void::Yes {
             return Answer::Refusal;
@@ -225,7 +228,15 @@ impl Believed {
         }
         let delivered_since = self.handles.last().is_some_and(|last| last.run == run);
         let was_live = self.was_live && handle.void == Void::No;
-        match (open && !delivered_since, self.sure && newest && was_live) {
+        // An older one could settle what somebody else has.
+        let held = self.held.filter(|lease| now < lease.until + 2);
+        if held.is_some() && self.sure && !newest {
+            return Answer::Refusal;
+        }
+        let renewed = held.filter(|_| newest);
+        let open = now < handle.promised || renewed.is_some();
+        let surely = now < handle.promised || renewed.is_some_and(|lease| now < lease.until);
+        match (open && !delivered_since, self.sure && newest && was_live && surely) {
             (false, _) => Answer::Refusal,
             (true, true) => Answer::Ok,
             (true, false) => Answer::Either,
@@ -269,6 +280,7 @@ impl Believed {
         self.said = vec![Said::Retry { attempt: attempt + 1, at: until }];
         self.sure = true;
         self.lease = (until > now).then_some(Lease { until, attempt, recorded: true, logged: false });
+        self.held = None;
         self.handles.push(handle);
     }
 
@@ -299,6 +311,7 @@ impl Believed {
         self.buried.1 += usize::from(if self.sure { dead(&self.last()) } else { self.said.iter().any(dead) });
         self.said = vec![said];
         (self.sure, self.exists, self.lease, self.was_live) = (true, true, None, false);
+        self.held = None;
         (self.held_over, self.died) = (false, None);
         self.handles.iter_mut().for_each(|handle| handle.void = Void::Yes);
     }
@@ -336,7 +349,9 @@ impl Believed {
 
     /// The run ended; what was not safe may be gone, what was in flight is not any more.
     pub fn crash(&mut self) {
-        self.was_live = self.lease.take().is_some();
+        let lease = self.lease.take();
+        self.was_live = lease.is_some();
+        self.held = lease.filter(|lease| lease.logged).or(self.held);
         self.sure &= self.said.len() == 1;
     }
 

@@ -95,14 +95,23 @@ fn random_histories_of_fifo_groups_agree_with_the_model() {
 
 #[test]
 fn locks_that_are_lost_at_a_restart_would_be_noticed() {
-    let _planted = plant(Fault::LocksLostAtRestart);
-    let noticed = (0..HISTORIES).any(|seed| {
+    assert!(is_noticed(Fault::LocksLostAtRestart, "out of order"));
+}
+
+#[test]
+fn receipts_that_settle_what_others_were_given_would_be_noticed() {
+    assert!(is_noticed(Fault::ReceiptNotBoundToLease, "expected Refusal, got true"));
+}
+
+/// Whether a history fails, with these words, when the fault is planted.
+fn is_noticed(fault: Fault, words: &str) -> bool {
+    let _planted = plant(fault);
+    (0..HISTORIES).any(|seed| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let history = std::panic::AssertUnwindSafe(|| runtime.block_on(history(seed, Order::Fifo)));
         let died = std::panic::catch_unwind(history).err();
-        died.is_some_and(|why| why.downcast_ref::<String>().is_some_and(|why| why.contains("out of order")))
-    });
-    assert!(noticed);
+        died.is_some_and(|why| why.downcast_ref::<String>().is_some_and(|why| why.contains(words)))
+    })
 }
 
 async fn history(seed: u64, order: Order) -> HashMap<&'static str, u32> {
