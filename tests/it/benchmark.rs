@@ -31,6 +31,18 @@ fn produce_consume_and_e2e_measure_every_message() {
     assert_eq!((&e2e["missing"], &e2e["produce"]["messages"]), (&0.into(), &300.into()), "{e2e}");
     // What the first two left in the topic is not of this run.
     assert!(e2e["messages"].as_u64() <= Some(360), "{e2e}");
+
+    let delay = ["--topic", "later", "--type", "delay", "--delay", "3s"];
+    let delay =
+        [&["benchmark", "e2e", "--rate", "300", "--duration", "1s", "--warmup", "0s", "--json"][..], &delay].concat();
+    let delay = json(&server.client_command(&delay));
+    assert_eq!(
+        (&delay["missing"], &delay["early"], &delay["messages"]),
+        (&0.into(), &0.into(), &300.into()),
+        "{delay}"
+    );
+    // Of when they were due to arrive, not of when they were sent.
+    assert!(delay["latency_us"]["p50"].as_u64() < Some(2_500_000), "{delay}");
 }
 
 #[test]

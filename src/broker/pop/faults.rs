@@ -6,6 +6,8 @@
 pub enum Fault {
     /// What waits for a retry since an earlier run does not lock its message group.
     LocksLostAtRestart,
+    /// The snapshot has the commit offset behind what is in flight.
+    CommitAheadOfAcks,
     /// A lease that outlives the run is settled by any receipt of its message.
     ReceiptNotBoundToLease,
     /// What the log says of lite topics is not read at a start.

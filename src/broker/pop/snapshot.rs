@@ -25,6 +25,7 @@ use super::{
     Book, Broker, Pop, Subscription,
     book::{Exception, Issue, Logged},
     codec::{Malformed, Reader, Result, Writer},
+    faults::{Fault, planted},
     settle_record::{Lease, Retry},
 };
 
@@ -179,8 +180,12 @@ impl BookState {
                 retries.push(Retry { queue, offset, attempt, visible_at: ends_at(delay), delay });
             }
         }
+        let commit = match planted(Fault::CommitAheadOfAcks) {
+            true => book.exceptions().last().map_or(book.commit(), |(offset, _)| offset.plus(1)),
+            false => book.commit(),
+        };
         let (done, lanes) = (book.done_ranges().collect(), book.cursors().collect());
-        Self { queue, commit: book.commit(), done, retries, void: book.void(), lanes, leases }
+        Self { queue, commit, done, retries, void: book.void(), lanes, leases }
     }
 
     fn encode(&self, w: &mut Writer) {

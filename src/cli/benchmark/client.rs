@@ -24,6 +24,7 @@ use crate::proto::v2::{
 use super::{
     args::Endpoint,
     kind::{Kind, Wanted},
+    produce::Shape,
 };
 
 /// Connecting, and each call of the handshake, takes no longer.
@@ -104,12 +105,12 @@ impl Connection {
 
     /// Sends `count` messages in one call. `note` goes along as a user property. Transactions are committed, each with a
     /// call of its own.
-    pub async fn send(&self, kind: Kind, count: u64, body: &Bytes, note: Option<(&str, &str)>) -> anyhow::Result<()> {
+    pub async fn send(&self, shape: Shape, count: u64, body: &Bytes, note: Option<(&str, &str)>) -> anyhow::Result<()> {
         let call = self.calls.replace(self.calls.get() + 1);
         let first = self.sent.replace(self.sent.get() + count);
         let made = |n| {
             let mut message = message(&self.topic, format!("{}#{call:x}.{n:x}", self.client_id), body, note);
-            kind.mark(&mut message, first + n);
+            shape.kind.mark(&mut message, first + n, shape.delay);
             message
         };
         let messages: Vec<_> = (0..count).map(made).collect();
@@ -119,7 +120,7 @@ impl Connection {
         let stored = answer.entries.iter().filter(|e| is_ok(e.status.as_ref())).count() as u64;
         // Apache answers a batch, which it stores as one unit, with a single entry.
         ensure!(stored == count || answer.entries.len() == 1, "SendMessage: {stored} of {count} messages were stored");
-        if kind == Kind::Transaction {
+        if shape.kind == Kind::Transaction {
             for entry in answer.entries {
                 self.commit(entry).await?;
             }

@@ -120,7 +120,7 @@ pub fn fill(load: &Load, group: &str, filling: &Filling, count: u64) -> anyhow::
     (first.connections, first.in_flight, first.warmup) = (1, 1, Duration::ZERO);
     let introduction = plan(&first, group, filling.wanted, 1, 1);
     let fill = Load { warmup: Duration::ZERO, ..load.clone() };
-    let shape = Shape { size: filling.size, batch: FILL_BATCH, kind: filling.kind };
+    let shape = Shape { size: filling.size, batch: FILL_BATCH, kind: filling.kind, delay: Duration::ZERO };
     // One more: the introduction takes one.
     let fill = produce::plan(&fill, &shape, Goal::Ask(count + 1), None);
     let introduced = std::thread::spawn(move || self::load(introduction));

@@ -1,4 +1,5 @@
-//! `ferromq benchmark e2e`: from when a message was due to be sent until it arrived.
+//! `ferromq benchmark e2e`: from when a message was due to be sent until it arrived; of delayed messages, from when they were
+//! due to arrive.
 
 use std::{
     process::ExitCode,
@@ -27,6 +28,10 @@ const NOTE: &str = "benchmark-due";
 /// Messages that have not arrived this long after the last was sent count as missing.
 const ARRIVAL_GRACE: Duration = Duration::from_secs(10);
 const ARRIVAL_CHECK: Duration = Duration::from_millis(20);
+/// Times of delivery are whole milliseconds.
+const EARLY_BY: Duration = Duration::from_millis(1);
+/// Delayed messages are waited for, so they must not be due later than this.
+const DELAY_MAX: Duration = Duration::from_secs(600);
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
@@ -57,6 +62,8 @@ struct Told<'a> {
     produce: &'a Report,
     /// Sent and not arrived.
     missing: u64,
+    /// Arrived before they were due.
+    early: u64,
     #[serde(flatten)]
     report: &'a Report,
 }
@@ -70,6 +77,7 @@ struct Run {
     /// Latencies count for messages that were due this long after the origin.
     warm: Duration,
     arrived: Arc<AtomicU64>,
+    early: Arc<AtomicU64>,
 }
 
 impl Run {
@@ -86,28 +94,30 @@ impl Run {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let delay = if args.shape.kind == Kind::Delay { args.shape.delay } else { Duration::ZERO };
     anyhow::ensure!(
-        args.shape.kind != Kind::Delay,
-        "messages that are due in an hour do not arrive; choose another --type"
+        delay <= DELAY_MAX,
+        "messages that are due in {delay:?} are not waited for; give --delay up to {DELAY_MAX:?}, for example 2s"
     );
     let run = Run {
         id: std::process::id(),
         origin: Instant::now(),
         // The sender needs a moment to connect; it is not measured either.
-        warm: args.load.warmup,
+        warm: args.load.warmup + delay,
         arrived: Arc::new(AtomicU64::new(0)),
+        early: Arc::new(AtomicU64::new(0)),
     };
     let over = CancellationToken::new();
-    let receiving = receive(args, run.clone(), over.clone());
-    let sent = send(args, run.clone());
-    let missing = sent.as_ref().map_or(0, |sent| wait_for(sent.tally.messages(), &run.arrived));
+    let receiving = receive(args, run.clone(), delay, over.clone());
+    let sent = send(args, run.clone(), delay);
+    let missing = sent.as_ref().map_or(0, |sent| wait_for(sent.tally.messages(), &run.arrived, delay));
     over.cancel();
     let received = receiving.join().map_err(|_| anyhow::anyhow!("the receiver panicked"))??;
     let sent = sent?;
-    tell(args, &sent, &received, missing)
+    tell(args, &sent, &received, missing, run.early.load(Ordering::Relaxed))
 }
 
-fn tell(args: &Args, sent: &Outcome, received: &Outcome, missing: u64) -> anyhow::Result<ExitCode> {
+fn tell(args: &Args, sent: &Outcome, received: &Outcome, missing: u64, early: u64) -> anyhow::Result<ExitCode> {
     let produce = sent.tally.report(sent.elapsed, args.shape.size, sent.unsent);
     let report = received.tally.report(sent.elapsed, args.shape.size, 0);
     let told = Told {
@@ -119,6 +129,7 @@ fn tell(args: &Args, sent: &Outcome, received: &Outcome, missing: u64) -> anyhow
         rate: args.rate,
         produce: &produce,
         missing,
+        early,
         report: &report,
     };
     if args.load.json {
@@ -129,30 +140,40 @@ fn tell(args: &Args, sent: &Outcome, received: &Outcome, missing: u64) -> anyhow
         if missing > 0 {
             println!("{missing} messages were sent and have not arrived");
         }
+        if early > 0 {
+            println!("{early} messages arrived before they were due");
+        }
     }
-    let clean = produce.is_clean() && report.is_clean() && missing == 0;
+    let clean = produce.is_clean() && report.is_clean() && missing == 0 && early == 0;
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn send(args: &Args, run: Run) -> anyhow::Result<Outcome> {
+fn send(args: &Args, run: Run, delay: Duration) -> anyhow::Result<Outcome> {
     let plan = produce::plan(&args.load, &args.shape, Goal::Time(args.duration), Some(args.rate));
-    let (body, kind) = (produce::body(args.shape.size), args.shape.kind);
+    let (body, shape) = (produce::body(args.shape.size), args.shape);
     drive::drive(plan, CancellationToken::new(), move |connection, slot| {
-        let (body, note) = (body.clone(), run.note(slot.due));
+        // What is delayed is so from when it is sent, whenever that was due.
+        let due = if delay.is_zero() { slot.due } else { Instant::now() + delay };
+        let (body, note) = (body.clone(), run.note(due));
         async move {
-            connection.send(kind, slot.messages, &body, Some((NOTE, &note))).await?;
+            connection.send(shape, slot.messages, &body, Some((NOTE, &note))).await?;
             Ok(Done { messages: slot.messages, latencies: None })
         }
     })
 }
 
 /// Receives in the background until told that it is over.
-fn receive(args: &Args, run: Run, over: CancellationToken) -> thread::JoinHandle<anyhow::Result<Outcome>> {
+fn receive(
+    args: &Args,
+    run: Run,
+    delay: Duration,
+    over: CancellationToken,
+) -> thread::JoinHandle<anyhow::Result<Outcome>> {
     let plan = Plan {
         // Polls that are parked cost nothing; two for each connection never leave the server without one.
         in_flight: 2,
         warmup: Duration::ZERO,
-        limit: args.load.warmup + args.duration + produce::GRACE + ARRIVAL_GRACE * 2,
+        limit: args.load.warmup + args.duration + delay + produce::GRACE + ARRIVAL_GRACE * 2,
         ..consume::plan(&args.load, &args.group, Wanted::All, 32, u64::MAX)
     };
     thread::spawn(move || {
@@ -168,6 +189,8 @@ fn receive(args: &Args, run: Run, over: CancellationToken) -> thread::JoinHandle
                 let due: Vec<_> = notes.filter_map(|note| run.due(note)).collect();
                 connection.ack(messages).await?;
                 run.arrived.fetch_add(due.len() as u64, Ordering::Relaxed);
+                let early = due.iter().filter(|due| now + EARLY_BY < **due).count();
+                run.early.fetch_add(early as u64, Ordering::Relaxed);
                 let measured = due.into_iter().filter(|due| *due >= run.warm);
                 let latencies: Vec<_> = measured.map(|due| now.saturating_sub(due)).collect();
                 Ok(Done { messages: latencies.len() as u64, latencies: Some(latencies) })
@@ -177,8 +200,8 @@ fn receive(args: &Args, run: Run, over: CancellationToken) -> thread::JoinHandle
 }
 
 /// Waits for what was sent; returns how many have not arrived in time.
-fn wait_for(sent: u64, arrived: &AtomicU64) -> u64 {
-    let deadline = Instant::now() + ARRIVAL_GRACE;
+fn wait_for(sent: u64, arrived: &AtomicU64, delay: Duration) -> u64 {
+    let deadline = Instant::now() + delay + ARRIVAL_GRACE;
     loop {
         let missing = sent.saturating_sub(arrived.load(Ordering::Relaxed));
         if missing == 0 || Instant::now() >= deadline {
@@ -195,7 +218,7 @@ mod tests {
     #[test]
     fn messages_of_another_run_have_no_latency() {
         let origin = Instant::now();
-        let run = |id| Run { id, origin, warm: Duration::ZERO, arrived: Arc::default() };
+        let run = |id| Run { id, origin, warm: Duration::ZERO, arrived: Arc::default(), early: Arc::default() };
         let note = run(7).note(origin + Duration::from_micros(1500));
         assert_eq!(run(7).due(&note), Some(Duration::from_micros(1500)));
         assert_eq!(run(8).due(&note), None);

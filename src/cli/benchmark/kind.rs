@@ -1,5 +1,7 @@
 //! What the messages of a load are, and which of them a consumer wants.
 
+use std::time::{Duration, SystemTime};
+
 use serde::Serialize;
 
 use crate::proto::v2;
@@ -8,8 +10,6 @@ use crate::proto::v2;
 const MESSAGE_GROUPS: u64 = 1000;
 /// Of [`Kind::Marked`] messages, one in so many is wanted by a filter.
 pub const ONE_IN: u64 = 10;
-/// Of delayed messages: none falls due while it is measured.
-const DELAY_SECONDS: i64 = 3600;
 /// The property that [`Kind::Marked`] messages have.
 const MARK: &str = "tenth";
 
@@ -21,7 +21,7 @@ pub enum Kind {
     Normal,
     /// Of a thousand message groups in turn
     Fifo,
-    /// Due in an hour
+    /// Due a while after they are sent, see --delay
     Delay,
     /// Sent and then committed, with one more call
     Transaction,
@@ -30,8 +30,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Makes a message the `n`th of its kind.
-    pub fn mark(self, message: &mut v2::Message, n: u64) {
+    /// Makes a message the `n`th of its kind, due after `delay` if that is what it is about.
+    pub fn mark(self, message: &mut v2::Message, n: u64, delay: Duration) {
         let Some(system) = &mut message.system_properties else { return };
         let kind = match self {
             Self::Normal => v2::MessageType::Normal,
@@ -40,8 +40,8 @@ impl Kind {
                 v2::MessageType::Fifo
             }
             Self::Delay => {
-                let due = system.born_timestamp.map_or(0, |born| born.seconds) + DELAY_SECONDS;
-                system.delivery_timestamp = Some(prost_types::Timestamp { seconds: due, nanos: 0 });
+                let born = system.born_timestamp.and_then(|born| SystemTime::try_from(born).ok());
+                system.delivery_timestamp = born.and_then(|born| born.checked_add(delay)).map(Into::into);
                 v2::MessageType::Delay
             }
             Self::Transaction => v2::MessageType::Transaction,
@@ -100,11 +100,12 @@ mod tests {
                 ..v2::SystemProperties::default()
             };
             let mut message = v2::Message { system_properties: Some(system), ..v2::Message::default() };
-            kind.mark(&mut message, n);
+            kind.mark(&mut message, n, Duration::from_millis(3_600_250));
             (message.system_properties.unwrap(), message.user_properties)
         };
         assert_eq!(marked(Kind::Fifo, 1007).0.message_group.as_deref(), Some("group-7"));
-        assert_eq!(marked(Kind::Delay, 0).0.delivery_timestamp.unwrap().seconds, 3605);
+        let due = marked(Kind::Delay, 0).0.delivery_timestamp.unwrap();
+        assert_eq!((due.seconds, due.nanos), (3605, 250_000_000));
         assert_eq!(marked(Kind::Transaction, 0).0.message_type(), v2::MessageType::Transaction);
         let (system, user) = marked(Kind::Marked, 23);
         assert_eq!((system.tag.as_deref(), user[MARK].as_str()), (Some("3"), "3"));

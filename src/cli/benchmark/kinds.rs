@@ -169,7 +169,8 @@ fn take(args: &Args, stage: &Stage, what: What) -> anyhow::Result<(f64, Phase)> 
     };
     match what {
         What::Send(kind) => {
-            let shape = Shape { size: args.size, batch: 1, kind };
+            // None falls due while it is measured.
+            let shape = Shape { size: args.size, batch: 1, kind, delay: Duration::from_secs(3600) };
             let plan = produce::plan(&load, &shape, Goal::Time(args.duration), None);
             let phase = measure(&running, args.size, || produce::load(plan, &shape))?;
             Ok((phase.report.messages_per_second, phase))

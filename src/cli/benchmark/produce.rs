@@ -38,7 +38,7 @@ pub struct Args {
 }
 
 /// What is sent.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Shape {
     /// Bytes of a body
     #[arg(long, short = 's', value_name = "BYTES", default_value = "1K", value_parser = args::bytes)]
@@ -49,6 +49,9 @@ pub struct Shape {
     /// What the messages are. A server that does not make topics by itself must have the topic, of that type
     #[arg(long = "type", value_name = "KIND", value_enum, default_value_t)]
     pub kind: Kind,
+    /// Of messages of type delay: how long after they are sent they are due
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = args::duration)]
+    pub delay: Duration,
 }
 
 /// Messages per second: above 0, up to a million.
@@ -127,11 +130,11 @@ pub fn plan(load: &Load, shape: &Shape, goal: Goal, rate: Option<f64>) -> Plan {
 
 /// Sends messages of this shape.
 pub fn load(plan: Plan, shape: &Shape) -> anyhow::Result<Outcome> {
-    let (body, kind) = (body(shape.size), shape.kind);
+    let (body, shape) = (body(shape.size), *shape);
     drive::drive(plan, CancellationToken::new(), move |connection, slot| {
         let body = body.clone();
         async move {
-            connection.send(kind, slot.messages, &body, None).await?;
+            connection.send(shape, slot.messages, &body, None).await?;
             Ok(Done { messages: slot.messages, latencies: None })
         }
     })

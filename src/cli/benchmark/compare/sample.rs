@@ -68,7 +68,7 @@ pub fn take(args: &Args, stage: &Stage, subject: Subject) -> anyhow::Result<Samp
     thread::sleep(IDLE);
     let idle_rss_anon_kib = running.rss_anon_kib()?;
     let send = |batch| {
-        let shape = Shape { size: args.size, batch, kind: Kind::Normal };
+        let shape = Shape { size: args.size, batch, kind: Kind::Normal, delay: Duration::ZERO };
         let plan = produce::plan(&load(TOPIC), &shape, Goal::Time(args.duration), None);
         measure(&running, args.size, || produce::load(plan, &shape))
     };

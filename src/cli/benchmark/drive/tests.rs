@@ -5,6 +5,7 @@ use tonic::transport::server::TcpIncoming;
 use super::{
     super::{
         kind::{Kind, Wanted},
+        produce::Shape,
         yardstick,
     },
     *,
@@ -42,10 +43,11 @@ fn plan(goal: Goal) -> Plan {
 
 fn send(plan: Plan) -> Outcome {
     let body = bytes::Bytes::from_static(b"body");
+    let shape = Shape { size: body.len(), batch: plan.batch, kind: Kind::Normal, delay: Duration::ZERO };
     drive(plan, CancellationToken::new(), move |connection, slot| {
         let body = body.clone();
         async move {
-            connection.send(Kind::Normal, slot.messages, &body, Some(("key", "value"))).await?;
+            connection.send(shape, slot.messages, &body, Some(("key", "value"))).await?;
             Ok(Done { messages: slot.messages, latencies: None })
         }
     })

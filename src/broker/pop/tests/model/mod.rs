@@ -95,20 +95,27 @@ fn random_histories_of_fifo_groups_agree_with_the_model() {
 
 #[test]
 fn locks_that_are_lost_at_a_restart_would_be_noticed() {
-    assert!(is_noticed(Fault::LocksLostAtRestart, "out of order"));
+    assert!(is_noticed(Fault::LocksLostAtRestart, Order::Fifo, "out of order"));
 }
 
 #[test]
 fn receipts_that_settle_what_others_were_given_would_be_noticed() {
-    assert!(is_noticed(Fault::ReceiptNotBoundToLease, "expected Refusal, got true"));
+    assert!(is_noticed(Fault::ReceiptNotBoundToLease, Order::Fifo, "expected Refusal, got true"));
+}
+
+#[test]
+fn a_commit_offset_ahead_of_the_acks_that_it_rests_on_would_be_noticed() {
+    for order in [Order::None, Order::Fifo] {
+        assert!(is_noticed(Fault::CommitAheadOfAcks, order, "did not come by"), "{order:?}");
+    }
 }
 
 /// Whether a history fails, with these words, when the fault is planted.
-fn is_noticed(fault: Fault, words: &str) -> bool {
+fn is_noticed(fault: Fault, order: Order, words: &str) -> bool {
     let _planted = plant(fault);
     (0..HISTORIES).any(|seed| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let history = std::panic::AssertUnwindSafe(|| runtime.block_on(history(seed, Order::Fifo)));
+        let history = std::panic::AssertUnwindSafe(|| runtime.block_on(history(seed, order)));
         let died = std::panic::catch_unwind(history).err();
         died.is_some_and(|why| why.downcast_ref::<String>().is_some_and(|why| why.contains(words)))
     })
