@@ -1,6 +1,6 @@
 //! A broker on the real store over a simulated disk, for tests.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -92,6 +92,17 @@ pub fn draft(message_type: MessageType, group: Option<&str>, body: &str) -> Draf
 
 pub fn normal(body: &str) -> Draft {
     draft(MessageType::Normal, None, body)
+}
+
+/// Waits for what the store finds out by itself: it looks at its disk once a second, on a thread of its own.
+pub async fn wait_until(seen: impl Fn() -> bool) {
+    for _ in 0..1000 {
+        if seen() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("waited in vain");
 }
 
 /// Everything that consumers can read of a queue.

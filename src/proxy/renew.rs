@@ -1,7 +1,8 @@
 //! Leases that the server keeps alive for push consumers (`auto_renew`).
 //!
 //! The client sees one receipt handle; the broker moves the end of its lease, so what is kept here is only which leases
-//! to move, and when. A crash of the server forgets it together with the deliveries.
+//! to move, and when. A crash of the server forgets it together with the deliveries; those of FIFO groups, which are on
+//! record, last as long as they were last prolonged.
 //!
 //! The table is cut into shards by client and group. A shard's lock is held for map work alone, never while the broker
 //! is called.

@@ -1,4 +1,4 @@
-//! What a FIFO group was delivered is on record before a consumer has it.
+//! What a FIFO group was delivered is on record before a consumer has it, unless the disk is full.
 //!
 //! A consumer outlives a crash of the server, with messages in its hands or in its queue. Were they given to another one
 //! at once, and then what follows them, it would still handle them, out of order. So their leases hold across a crash of
@@ -37,8 +37,8 @@ impl Drop for Untold<'_> {
 }
 
 impl Broker {
-    /// Writes down what a FIFO group is about to get, and waits until that outlives this process. On a full disk
-    /// or while the log has too much to write it gets its messages all the same: consumers make room.
+    /// Writes down what a FIFO group is about to get, and waits until that outlives this process. On a full disk it gets
+    /// its messages all the same: consumers make room.
     pub(super) async fn put_on_record(
         &self,
         subscription: &Subscription,
@@ -51,7 +51,7 @@ impl Broker {
         let mut untold = Untold { broker: self, subscription, deliveries };
         match self.log_leases(subscription, &untold.deliveries) {
             Ok(Some(end)) => self.written(end).await?,
-            Ok(None) | Err(AppendError::Full { .. } | AppendError::Busy { .. }) => {}
+            Ok(None) | Err(AppendError::Full { .. }) => {}
             Err(error) => return Err(error.into()),
         }
         Ok(std::mem::take(&mut untold.deliveries))
@@ -86,11 +86,25 @@ impl Broker {
         Ok(Some(end))
     }
 
-    /// The lease, which the log knows already, ends at another time.
-    pub(super) fn log_lease(&self, book: &QueueBook, pages: &mut Pages, receipt: &Receipt) {
+    /// The lease of this attempt, of which the log says that, ends at another time.
+    pub(super) fn log_renewed(&self, book: &QueueBook, pages: &mut Pages, receipt: &Receipt, was: (u32, Logged)) {
         let Some(until) = pages.book.lease(receipt.offset, receipt.nonce) else { return };
-        let leased = vec![self.lease_of(receipt, receipt.attempt, until)];
-        self.log_or_warn(book, What::Leased(leased));
+        let lease = self.lease_of(receipt, was.0, until);
+        let Lease { queue, offset, attempt, ends_at, left, .. } = lease;
+        match was.1 {
+            Logged::Change => {
+                let retry =
+                    Retry { queue, offset, attempt: attempt.saturating_add(1), visible_at: ends_at, delay: left };
+                self.log_or_warn(book, What::Retry(vec![retry]));
+            }
+            // There was no room for its record when it began.
+            Logged::Nothing if !self.is_fifo(&book.owner.group) => {}
+            Logged::Nothing | Logged::Lease | Logged::Before => {
+                if self.log_or_warn(book, What::Leased(vec![lease])) {
+                    pages.book.says(offset, Logged::Lease);
+                }
+            }
+        }
     }
 
     /// The delivery, which the log knows already, reached nobody: the message comes again at once.
@@ -101,12 +115,14 @@ impl Broker {
     }
 
     /// Nobody waits for this record; without it, a crash leaves the message waiting for the lease that was on record.
-    fn log_or_warn(&self, book: &QueueBook, what: What) {
+    fn log_or_warn(&self, book: &QueueBook, what: What) -> bool {
         self.inner.pop.touch();
-        if let Err(error) = self.inner.pop.log.append(&book.owner, what) {
+        let appended = self.inner.pop.log.append(&book.owner, what);
+        if let Err(error) = &appended {
             let (topic, group) = (&book.owner.topic, &book.owner.group);
             tracing::debug!(%topic, %group, queue = %book.queue_id, %error, "could not record the end of a lease");
         }
+        appended.is_ok()
     }
 
     fn lease_of(&self, receipt: &Receipt, attempt: u32, until: Deadline) -> Lease {

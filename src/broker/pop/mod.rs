@@ -16,8 +16,9 @@
 //! - [`settle_record`], [`log`](self::log): what is written of all this; [`snapshot`], [`restore`]: how it comes back.
 //!
 //! What is kept where: a delivery writes nothing, but to a FIFO group ([`leases`]). Done, failed and held deliveries are
-//! records in the log, under the same sync as everything else. A crash forgets deliveries that nobody settled, so those
-//! messages come again, as the same attempt; a receipt from before the crash is honoured until they do.
+//! records in the log, under the same sync as everything else. A crash forgets deliveries that are not on record and that
+//! nobody settled, so those messages come again, as the same attempt; a receipt from before the crash is honoured until they
+//! do.
 //!
 //! Within a run all leases and invisible times are monotonic. On disk they are wall-clock times with the original length
 //! beside them, so that a stepped clock can shorten a wait across a restart but never make it longer.

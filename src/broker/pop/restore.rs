@@ -154,7 +154,7 @@ impl Restored {
         self.books.retain(|(_, group), _| !which.has(group));
     }
 
-    fn apply_record(&self, books: &mut Books, what: What) {
+    fn apply_record(&mut self, books: &mut Books, what: What) {
         match what {
             What::Done(queues) => {
                 for (queue, ranges) in queues {
@@ -169,6 +169,7 @@ impl Restored {
             }
             What::Leased(leases) => {
                 for lease in leases {
+                    self.last_run = self.last_run.max(lease.issue.run);
                     self.apply_lease(known_or_new(books, lease.queue), &lease);
                 }
             }
@@ -193,6 +194,7 @@ impl Restored {
             }
             What::Reset(resets) => {
                 for Reset { queue, to, void } in resets {
+                    self.last_run = self.last_run.max(void.run);
                     known_or_new(books, queue).reset(to, void, PhysicalOffset::ZERO);
                 }
             }

@@ -268,15 +268,15 @@ impl Broker {
         let books = subscription.books();
         let book = books.get(receipt.queue.0 as usize).ok_or(SettleError::Invalid)?;
         let mut pages = book.open();
-        // The lease of a receipt from an earlier run is not known here, so there is nothing to move.
+        // Who prolonged the lease of an earlier run's receipt ended with that run.
         if receipt.run != self.inner.pop.run.id
             || self.judge(&subscription, book, &mut pages, receipt, &Whose::default())? != Verdict::Live
         {
             return Err(SettleError::Expired);
         }
         let now = self.inner.clock.now();
-        if pages.book.renew(receipt.offset, now.plus(invisible)) != Logged::Nothing {
-            self.log_lease(book, &mut pages, receipt);
+        if let Some(was) = pages.book.renew(receipt.offset, now.plus(invisible)) {
+            self.log_renewed(book, &mut pages, receipt, was);
         }
         self.inner.pop.schedule.bring_forward(book, &mut pages, now);
         Ok(())

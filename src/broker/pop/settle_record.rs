@@ -21,7 +21,7 @@
 //! The group of a record may be a member, `<group>@<client>`: one client of a broadcasting group.
 //!
 //! Replaying a record twice, or replaying it onto a book that already knows it and later ones, and then the later ones
-//! again, gives the same book: done is final, the last retry of an offset wins, a start counts only for a book that is
+//! again, gives the same book: done is final, the last retry or lease of an offset wins, a start counts only for a book that is
 //! not there, and a reset leaves nothing of what was before it. Of a lite topic the last offset wins; a message that moved
 //! it on, or that a rewind names, has no attempt on record any more.
 

@@ -1,7 +1,10 @@
 //! When messages come, and what they are then.
 
 use super::*;
-use crate::{broker::testing::topic, types::QueueId, types::properties::key};
+use crate::{
+    broker::testing::{topic, wait_until},
+    types::{QueueId, properties::key},
+};
 
 #[tokio::test]
 async fn a_message_comes_at_its_time_and_not_a_millisecond_before() {
@@ -158,17 +161,6 @@ async fn a_full_disk_holds_messages_up_and_loses_none() {
     world.broker.fire_timers().await;
     assert_eq!(world.delivered(), ["m"]);
     world.broker.store().close();
-}
-
-/// The store looks at its disk once a second on a thread of its own.
-async fn wait_until(seen: impl Fn() -> bool) {
-    for _ in 0..1000 {
-        if seen() {
-            return;
-        }
-        tokio::time::sleep(ms(10)).await;
-    }
-    panic!("waited in vain");
 }
 
 #[tokio::test]

@@ -62,18 +62,17 @@ impl Book {
     }
 
     /// The claim of an earlier run's receipt to what an earlier run delivered and holds on. That receipt settles it, also
-    /// when the lease was prolonged beyond what the receipt says; another one only if it is of a later attempt, which the
-    /// log then has lost.
+    /// when the lease was prolonged beyond what the receipt says; another one only if it was given out later, and the log
+    /// does not have that.
     pub(super) fn judge_held_over(&self, claim: Claim, issue: Issue, now: Deadline) -> Option<Verdict> {
-        let Some(&Exception::InFlight { until, attempt, logged: Logged::Before, .. }) =
-            self.exceptions.get(&claim.offset)
+        let Some(&Exception::InFlight { until, logged: Logged::Before, .. }) = self.exceptions.get(&claim.offset)
         else {
             return None;
         };
-        let own = self.issue(claim.offset, issue.run) == Some(issue) || planted(Fault::ReceiptNotBoundToLease);
-        let holds = match own {
+        let held = self.issue(claim.offset, issue.run)?;
+        let holds = match issue == held || planted(Fault::ReceiptNotBoundToLease) {
             true => claim.open || now < until,
-            false => claim.open && claim.attempt > attempt,
+            false => claim.open && issue > held,
         };
         Some(if holds { Verdict::Live } else { Verdict::Stale })
     }
@@ -92,12 +91,14 @@ impl Book {
         nonce
     }
 
-    /// Moves the end of a live lease. What the log says of it, which is now wrong.
-    pub fn renew(&mut self, offset: QueueOffset, end: Deadline) -> Logged {
-        let Some(&Exception::InFlight { attempt, nonce, logged, .. }) = self.exceptions.get(&offset) else {
-            return Logged::Nothing;
-        };
-        self.set(offset, Exception::InFlight { until: end, attempt, nonce, logged });
-        logged
+    /// Moves the end of a live lease of this run. Which attempt it is, and what the log says of it, which is now wrong.
+    pub fn renew(&mut self, offset: QueueOffset, end: Deadline) -> Option<(u32, Logged)> {
+        match self.exceptions.get(&offset) {
+            Some(&Exception::InFlight { attempt, nonce, logged, .. }) if logged != Logged::Before => {
+                self.set(offset, Exception::InFlight { until: end, attempt, nonce, logged });
+                Some((attempt, logged))
+            }
+            _ => None,
+        }
     }
 }

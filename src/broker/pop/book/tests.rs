@@ -383,27 +383,30 @@ proptest! {
 fn a_lease_of_an_earlier_run_is_settled_by_its_own_receipt_until_it_ends() {
     let issue = |run, nonce| Issue { run, nonce };
     let mut book = Book::starting_at(at(0));
-    book.hold_over(at(3), 2, t(100), issue(1, 1));
+    book.hold_over(at(3), 2, t(100), issue(1, 3));
     let claim = |attempt, issue, open| {
         let run = ClaimedRun::Earlier { issue, end: at(100) };
         Claim { offset: at(3), attempt, run, open, passed: false }
     };
     for (attempt, issue, open, now, verdict) in [
-        (2, issue(1, 1), false, 99, Verdict::Live),
-        (2, issue(1, 1), false, 100, Verdict::Stale),
-        (2, issue(1, 1), true, 100, Verdict::Live),
+        (2, issue(1, 3), false, 99, Verdict::Live),
+        (2, issue(1, 3), false, 100, Verdict::Stale),
+        (2, issue(1, 3), true, 100, Verdict::Live),
+        // Given out before it.
         (2, issue(1, 2), true, 0, Verdict::Stale),
-        (2, issue(0, 1), true, 0, Verdict::Stale),
-        (1, issue(0, 7), true, 0, Verdict::Stale),
-        // What the log lost.
-        (3, issue(1, 9), true, 0, Verdict::Live),
-        (3, issue(1, 9), false, 0, Verdict::Stale),
+        (2, issue(0, 9), true, 0, Verdict::Stale),
+        (3, issue(0, 9), true, 0, Verdict::Stale),
+        // Given out later, which the log does not have.
+        (2, issue(1, 4), true, 0, Verdict::Live),
+        (3, issue(2, 1), true, 0, Verdict::Live),
+        (3, issue(2, 1), false, 0, Verdict::Stale),
     ] {
         assert_eq!(book.judge(claim(attempt, issue, open), t(now)), verdict, "{attempt} {issue:?} {open} {now}");
     }
-    let own = Claim { run: ClaimedRun::This { nonce: 1 }, ..claim(2, issue(1, 1), true) };
+    let own = Claim { run: ClaimedRun::This { nonce: 3 }, ..claim(2, issue(1, 3), true) };
     assert_eq!(book.judge(own, t(0)), Verdict::Stale, "this run delivered nothing");
-    assert_eq!(book.issue(at(3), 9), Some(issue(1, 1)));
+    assert_eq!(book.renew(at(3), t(900)), None, "who prolonged it is gone");
+    assert_eq!(book.issue(at(3), 9), Some(issue(1, 3)));
     assert_eq!((book.in_flight(), book.next_event(t(0))), (1, Some(t(100))));
     let failed = Failed { offset: at(3), attempt: 3, is_logged: false };
     assert_eq!(book.expire(t(100), MAX_ATTEMPTS, 10), [failed]);

@@ -4,7 +4,7 @@ use futures_util::FutureExt;
 
 use super::*;
 use crate::{
-    broker::{AttemptId, Draft, GroupChange, SettleError, pop::lines::BLOCKED_MAX},
+    broker::{AttemptId, Draft, GroupChange, SettleError, pop::lines::BLOCKED_MAX, testing::wait_until},
     store::Threads,
 };
 
@@ -191,6 +191,23 @@ async fn a_consumer_that_works_on_for_long_settles_what_it_has_also_after_a_cras
         world.ack(&first).await.expect("its lease was prolonged beyond what its receipt says");
         assert_eq!(world.taken(10).await, ["a1"]);
     }
+}
+
+#[tokio::test]
+async fn what_was_delivered_on_a_full_disk_is_on_record_once_its_lease_is_prolonged() {
+    let world = World::in_order(1);
+    world.send_letters(&["a0", "a1"]).await;
+    world.machine.disk.set_capacity(world.machine.disk.used());
+    wait_until(|| matches!(world.broker.store().health(), crate::broker::Health::Full { .. })).await;
+    let first = world.take_one().await;
+    world.broker.renew(&topic(), &group(), &first.receipt, LEASE).expect("it lasts, on record or not");
+    world.machine.disk.set_capacity(1 << 40);
+    wait_until(|| matches!(world.broker.store().health(), crate::broker::Health::Ready)).await;
+    world.broker.renew(&topic(), &group(), &first.receipt, LEASE).unwrap();
+    let world = world.restart();
+    assert!(world.take(10).await.is_empty(), "it may be in its consumer's hands");
+    world.ack(&first).await.unwrap();
+    assert_eq!(world.taken(10).await, ["a1"]);
 }
 
 #[tokio::test]
