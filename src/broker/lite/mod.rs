@@ -24,7 +24,7 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
 };
 
@@ -66,8 +66,6 @@ pub(super) struct Lite {
     totals: Arc<Totals>,
     /// What clients are to be told that they do not have any more.
     dropped: Mutex<VecDeque<(ClientId, String)>>,
-    /// When idle lite topics were last looked for, in microseconds.
-    swept: AtomicU64,
     /// When consumed messages were last looked for, to make room.
     trimmed: Mutex<Option<Deadline>>,
 }
