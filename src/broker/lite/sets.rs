@@ -126,6 +126,11 @@ impl LiteSet {
         self.inner.lock().queued.len()
     }
 
+    /// Whether a poll of it is parked.
+    pub fn has_poll(&self) -> bool {
+        !self.line.is_empty()
+    }
+
     /// Has one of its parked polls look.
     pub fn wake(&self) {
         self.line.wake(Cause::Any);

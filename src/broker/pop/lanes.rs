@@ -47,6 +47,27 @@ impl QueueBook {
     }
 }
 
+/// Dropped when a poll of a LITE topic has ended that was parked, has others look that found no room: it may have been woken
+/// in their place, and gone without having looked.
+pub(super) struct FeedsOthers {
+    broker: Broker,
+    book: Arc<QueueBook>,
+}
+
+impl FeedsOthers {
+    pub fn of(broker: &Broker, subscription: &Subscription) -> Option<Self> {
+        let books = subscription.books();
+        let book = books.first().filter(|book| book.lite().is_some())?;
+        Some(Self { broker: broker.clone(), book: Arc::clone(book) })
+    }
+}
+
+impl Drop for FeedsOthers {
+    fn drop(&mut self) {
+        self.broker.close(&self.book, self.book.open(), self.broker.inner.clock.now());
+    }
+}
+
 fn entry_at(queue: &Queue, offset: QueueOffset) -> Result<Option<Entry>, ReadError> {
     Ok(queue.entries(offset, 1)?.first().copied().filter(|entry| entry.offset == offset))
 }
@@ -207,8 +228,7 @@ impl Broker {
         let moved = pages.book.take_moved_lanes(now);
         self.inner.pop.schedule.bring_forward(book, &mut pages, now);
         let Some(parent) = book.lite() else { return };
-        let held = pages.book.in_flight().max(pages.book.waiting());
-        let fed = pages.book.fed(self.inner.config.in_flight_max.saturating_sub(held));
+        let fed = pages.book.fed(self.inner.config.in_flight_max);
         drop(pages);
         if !moved.is_empty() {
             parent.tell(Some(&book.owner.group), &moved);
@@ -269,7 +289,7 @@ impl Walk<'_> {
     pub fn first_of_lanes(&mut self, book: &QueueBook, pages: &mut Pages, set: &Arc<LiteSet>, out: &mut Vec<Booked>) {
         let Some(parent) = book.lite() else { return };
         let index = parent.known();
-        let (min, mut hungry) = (book.queue.min(), false);
+        let (min, mut hungry, mut hungry_again) = (book.queue.min(), false, false);
         for _ in 0..set.queued() {
             if self.is_full(out) || self.scans_left == 0 {
                 break;
@@ -282,14 +302,14 @@ impl Walk<'_> {
             } else if !self.has_place(&pages.book, fresh) {
                 // Behind the others: there may be place for one of those.
                 set.queue(id);
-                hungry = true;
+                if fresh { hungry = true } else { hungry_again = true }
             } else {
                 let nonce = pages.book.deliver_in_lane(id, offset, attempt, self.until);
                 out.push(Booked { book: 0, offset, attempt, nonce, physical: PhysicalOffset::ZERO, size: 0 });
             }
         }
-        if hungry {
-            pages.book.is_hungry(set);
+        for (_, fresh) in [(hungry, true), (hungry_again, false)].into_iter().filter(|(is_so, _)| *is_so) {
+            pages.book.is_hungry(set, fresh);
         }
     }
 }

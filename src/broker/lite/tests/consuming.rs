@@ -288,6 +288,62 @@ async fn a_poll_that_found_no_room_is_woken_when_there_is_some() {
     world.broker.store().close();
 }
 
+/// Clients c, d and e with lite topics a, b and z, a message in each.
+async fn three(in_flight_max: usize) -> World {
+    let world = World::with(|config| config.in_flight_max = in_flight_max);
+    for (by, name) in [("c", "a"), ("d", "b"), ("e", "z")] {
+        world.subscribe(by, &[name]).await;
+    }
+    world.send(&["a0", "b0", "z0"]).await;
+    world
+}
+
+async fn woken(poll: tokio::task::JoinHandle<Result<Vec<Delivery>, TakeError>>) -> Vec<String> {
+    let taken = tokio::time::timeout(Duration::from_secs(10), poll).await.expect("the poll sleeps on");
+    texts(&taken.unwrap().unwrap())
+}
+
+#[tokio::test]
+async fn a_due_attempt_wakes_its_poll_once_it_has_room_though_as_many_wait_as_may() {
+    let world = three(2).await;
+    let failed = world.take("c").await;
+    world.broker.change_invisible(&parent(), &group(), &failed[0].receipt, Duration::ZERO).await.unwrap();
+    assert_eq!(world.taken("d").await, ["b0"]);
+    let long = Take { invisible: 9 * LEASE, ..world.poll("e", 1) };
+    assert_eq!(texts(&world.broker.take(long).await.unwrap()), ["z0"]);
+    let poll = world.park("c").await;
+    // b0 joins a0 among what waits, and nobody polls for it.
+    world.later(LEASE).await;
+    assert_eq!(woken(poll).await, ["a0"]);
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn room_is_for_a_poll_that_waits_and_not_for_a_client_that_does_not_poll() {
+    let world = three(1).await;
+    let taken = world.take("e").await;
+    assert!(world.taken("c").await.is_empty());
+    let poll = world.park("d").await;
+    world.ack(&taken[0].receipt).await.unwrap();
+    assert_eq!(woken(poll).await, ["b0"]);
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn room_that_a_poll_was_woken_for_goes_to_another_when_its_client_is_gone() {
+    let world = three(1).await;
+    let taken = world.take("e").await;
+    let until = world.machine.clock.now().plus(Duration::from_secs(3600));
+    let mut first = Box::pin(world.broker.take(Take { until, ..world.poll("c", 1) }));
+    assert!((&mut first).now_or_never().is_none());
+    assert_eq!(world.broker.parked_polls(), 1);
+    let second = world.park("d").await;
+    world.ack(&taken[0].receipt).await.unwrap();
+    drop(first);
+    assert_eq!(woken(second).await, ["b0"]);
+    world.broker.store().close();
+}
+
 #[tokio::test]
 async fn every_client_that_shares_a_lite_topic_is_woken_and_one_of_them_gets_it() {
     let world = World::new();
