@@ -1,13 +1,14 @@
 //! Lite topics and sets that nobody uses end, and room is made when there is too much.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use super::{CHUNK, Lite, LiteSet, Parent};
 use crate::{
-    broker::{Broker, ReadError},
+    broker::{Broker, ReadError, pop::QueueBook},
     types::{ClientId, Deadline, GroupName, LiteId, QueueOffset, TopicName},
 };
 
@@ -168,7 +169,8 @@ impl Broker {
         for (topic, parent) in self.inner.lite.all_parents() {
             let books = self.lite_books(&topic);
             // What waits for an attempt is needed where a group has done nothing yet, and nobody may have come back for it.
-            let held: Vec<_> = books.iter().map(|book| book.open().book.held_lanes()).collect();
+            let held_in = |book: &Arc<QueueBook>| book.held().into_iter().filter_map(|(_, id)| id).collect();
+            let held: Vec<HashSet<LiteId>> = books.iter().map(held_in).collect();
             let mut after = None;
             loop {
                 let ids = parent.known().ids(after, CHUNK);

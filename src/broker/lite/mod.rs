@@ -50,7 +50,7 @@ use crate::{
 /// The queue in which the messages of all lite topics lie.
 pub(super) const QUEUE: QueueId = QueueId(0);
 /// Lite topics that are worked on under one lock.
-const CHUNK: usize = 1024;
+pub(super) const CHUNK: usize = 1024;
 /// Entries of a queue that are read at once.
 const ENTRIES: usize = 4096;
 /// So many entries at a queue's end are in memory as a rule; who has to read more waits for the disk elsewhere.

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     broker::{
         Group, SettleError, TakeError,
-        lite::{LiteSet, NEAR, Parent, QUEUE},
+        lite::{CHUNK, LiteSet, NEAR, Parent, QUEUE},
     },
     store::{Entry, Queue, ReadError},
     types::{Deadline, GroupName, LiteId, MessageType, PhysicalOffset, QueueOffset, TopicName},
@@ -36,6 +36,32 @@ impl QueueBook {
     /// The parent of the lite topics that the book is about, if it is about some.
     pub fn lite(&self) -> Option<&Arc<Parent>> {
         self.owner.lite.get().filter(|_| self.queue_id == QUEUE)
+    }
+
+    /// Where the group is in each lite topic that it has begun in. The book is open for a thousand of them at once.
+    pub fn cursors(&self) -> Vec<(LiteId, QueueOffset)> {
+        let mut all: Vec<(LiteId, QueueOffset)> = Vec::new();
+        loop {
+            let after = all.last().map(|(id, _)| *id);
+            let more = self.open().book.cursors_after(after, CHUNK);
+            if more.is_empty() {
+                return all;
+            }
+            all.extend(more);
+        }
+    }
+
+    /// What is in flight or waits, and in which lite topics; the same of opening.
+    pub fn held(&self) -> Vec<(QueueOffset, Option<LiteId>)> {
+        let mut all: Vec<(QueueOffset, Option<LiteId>)> = Vec::new();
+        loop {
+            let from = all.last().map_or(QueueOffset::ZERO, |(last, _)| last.plus(1));
+            let more = self.open().book.held_from(from, CHUNK);
+            if more.is_empty() {
+                return all;
+            }
+            all.extend(more);
+        }
     }
 
     /// Whose a stored message is. Waits for the disk, so nobody may do it with the book open.
@@ -215,11 +241,22 @@ impl Broker {
         end: QueueOffset,
     ) {
         for book in self.lite_books(topic) {
-            let mut pages = book.open();
-            pages.book.retained_from(min);
-            pages.book.forget_lanes(ids, end);
-            self.close(&book, pages, self.inner.clock.now());
+            self.forget_lanes_of(&book, ids, min, end);
         }
+    }
+
+    /// [`Broker::forget_lanes`], of one group.
+    pub(in crate::broker) fn forget_lanes_of(
+        &self,
+        book: &Arc<QueueBook>,
+        ids: &[LiteId],
+        min: QueueOffset,
+        end: QueueOffset,
+    ) {
+        let mut pages = book.open();
+        pages.book.retained_from(min);
+        pages.book.forget_lanes(ids, end);
+        self.close(book, pages, self.inner.clock.now());
     }
 
     /// Closes a book that changed: has it looked after in time, and tells the sets of its group which lanes may have

@@ -400,6 +400,37 @@ async fn lag_counts_what_the_group_wants_and_has_not_done() {
 }
 
 #[tokio::test]
+async fn lag_is_whole_though_the_book_is_looked_at_in_parts() {
+    let many = 2 * CHUNK + 5;
+    let world = World::with(|config| config.lite_subscription_quota = many);
+    let names: Vec<String> = (0..many).map(|n| format!("n{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    world.subscribe("c", &names).await;
+    for round in 0..2 {
+        for names in names.chunks(500) {
+            world.broker.produce(&parent(), names.iter().map(|name| for_lite(name, "m")).collect()).await.unwrap();
+        }
+        if round == 0 {
+            assert_eq!(world.consume("c").await.len(), many);
+        }
+    }
+    let book = world.broker.inner.pop.books(&parent(), &group())[0].clone();
+    assert_eq!(book.cursors().len(), many);
+    let mut held = 0;
+    while held < many {
+        let taken = world.take("c").await.len();
+        held += taken;
+        assert!(taken > 0 && book.held().len() == held, "{held}");
+    }
+    let of = world.broker.inner.lite.known_parent(&parent()).unwrap();
+    world.broker.client_gone(&client("c"));
+    let lag = world.broker.lite_lag(&book, &of).unwrap();
+    let first = Some(crate::types::QueueOffset::new(many as u64));
+    assert_eq!((lag.lag, lag.undone, lag.unread), (many as u64, first, None));
+    world.broker.store().close();
+}
+
+#[tokio::test]
 async fn a_message_or_a_dead_letter_that_is_sent_again_goes_to_its_lite_topic() {
     let world = World::new();
     world.subscribe("c", &["a"]).await;

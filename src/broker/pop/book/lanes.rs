@@ -14,7 +14,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
-    ops::Range,
+    ops::{Bound, Range},
     sync::Arc,
 };
 
@@ -54,7 +54,7 @@ impl Hungry {
 #[derive(Debug, Default)]
 pub struct Lanes {
     /// What is below is done.
-    cursors: HashMap<LiteId, QueueOffset>,
+    cursors: BTreeMap<LiteId, QueueOffset>,
     /// They are in use: what is below is kept. Restored books have cursors alone.
     open: bool,
     /// The lanes of exceptions.
@@ -99,7 +99,7 @@ impl Book {
         self.forget(offset);
     }
 
-    /// What must outlive the run, in no order.
+    /// What must outlive the run.
     pub fn cursors(&self) -> impl Iterator<Item = (LiteId, QueueOffset)> {
         self.lanes.iter().flat_map(|lanes| lanes.cursors.iter().map(|(id, at)| (*id, *at)))
     }
@@ -114,9 +114,16 @@ impl Book {
         self.done.iter().map(|range| range.start.max(min).until(range.end)).sum()
     }
 
-    /// Lanes of which something is in flight or waits.
-    pub fn held_lanes(&self) -> HashSet<LiteId> {
-        self.lanes.iter().flat_map(|lanes| lanes.of.values().copied()).collect()
+    /// The next lanes behind `after` that the group has begun in, at most `max`, and where it is there.
+    pub fn cursors_after(&self, after: Option<LiteId>, max: usize) -> Vec<(LiteId, QueueOffset)> {
+        let range = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let cursors = self.lanes.iter().flat_map(|lanes| lanes.cursors.range(range));
+        cursors.take(max).map(|(id, at)| (*id, *at)).collect()
+    }
+
+    /// What is in flight or waits from an offset on, at most `max`, and in which lanes.
+    pub fn held_from(&self, from: QueueOffset, max: usize) -> Vec<(QueueOffset, Option<LiteId>)> {
+        self.exceptions.range(from..).take(max).map(|(offset, _)| (*offset, self.lane_of(*offset))).collect()
     }
 
     pub fn has_lanes(&self) -> bool {
@@ -265,9 +272,6 @@ impl Book {
             if lanes.cursors.get(id).is_some_and(|at| *at <= end) {
                 lanes.cursors.remove(id);
             }
-        }
-        if lanes.cursors.len() < lanes.cursors.capacity() / 4 {
-            lanes.cursors.shrink_to_fit();
         }
     }
 
