@@ -142,7 +142,28 @@ impl Broker {
             }
         }
         self.forget_lanes(topic, &[], min, min);
+        self.sweep_cursors(topic, parent, min);
         Ok(count)
+    }
+
+    /// Forgets where groups are in lite topics that the index does not know: nothing of these is stored, and nobody has named
+    /// them since the start. What comes to one of them later comes behind what was seen.
+    fn sweep_cursors(&self, topic: &TopicName, parent: &Parent, min: QueueOffset) {
+        for book in self.lite_books(topic) {
+            let mut after = None;
+            loop {
+                let cursors = book.open().book.cursors_after(after, CHUNK);
+                let Some((last, _)) = cursors.last().filter(|_| !self.is_ending()) else { break };
+                after = Some(*last);
+                let index = parent.known();
+                let ids = cursors.iter().map(|(id, _)| *id);
+                let (gone, seen): (Vec<LiteId>, _) = (ids.filter(|id| !index.knows(*id)).collect(), index.seen());
+                drop(index);
+                if !gone.is_empty() {
+                    self.forget_lanes_of(&book, &gone, min, seen);
+                }
+            }
+        }
     }
 
     /// Whether it was just tried to make room, or is being tried.

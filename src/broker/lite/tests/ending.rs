@@ -73,6 +73,26 @@ async fn what_retention_deletes_is_forgotten_and_what_follows_comes() {
 }
 
 #[tokio::test]
+async fn where_a_group_was_in_a_lite_topic_without_messages_does_not_stay_after_a_start() {
+    let world = retaining(2);
+    world.subscribe("c", &["a", "b"]).await;
+    world.send(&["a0"]).await;
+    assert_eq!(world.consume("c").await, ["a0"]);
+    retain(&world).await;
+    world.send(&["b0"]).await;
+    assert_eq!(world.consume("c").await, ["b0"]);
+    let world = world.restart();
+    let begun = || world.broker.inner.pop.books(&parent(), &group())[0].cursors().len();
+    assert_eq!(begun(), 2);
+    world.broker.expire_lite().await;
+    assert_eq!(begun(), 1, "b has a message yet");
+    world.subscribe("c", &["a", "b"]).await;
+    world.send(&["a1", "b1"]).await;
+    assert_eq!(world.consume("c").await, ["a1", "b1"]);
+    world.broker.store().close();
+}
+
+#[tokio::test]
 async fn the_ack_of_what_retention_took_meanwhile_lets_its_lite_topic_go_on() {
     for swept in [false, true] {
         let world = retaining(2);
