@@ -268,7 +268,7 @@ impl Broker {
         Ok(())
     }
 
-    /// How many lite topics a topic has; `None` when it is not of type LITE.
+    /// How many lite topics a topic has; `None` when it is not of type LITE. Waits for the disk.
     pub fn lite_topics_of(&self, topic: &Topic) -> Option<usize> {
         let parent = self.inner.lite.parent(&self.inner.store, topic)?;
         parent.catch_up(self.inner.clock.now()).ok()?;
