@@ -3,7 +3,7 @@
 //! Each client of a broadcasting group consumes as a *member* (see [`GroupName::member`]): in all that is said here of
 //! groups it is a group of its own with the settings of the whole one, so its deliveries, attempts, receipts and records
 //! are those of a group with one client. It begins at the end of the topic when its client has said that it subscribes, or
-//! polls for the first time. What it had its attempts at is done, and no dead letter.
+//! polls for the first time; of a topic that is made while it is there ([`awaited`](super::awaited)), at the beginning. What it had its attempts at is done, and no dead letter.
 //!
 //! Official clients have a new id in each process, so members are left behind. One is forgotten when its client was gone for
 //! `broadcastOffsetExpireSecond` while the server ran, and those longest gone earlier, when there is no room for another.
@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 
 use crate::types::{ClientId, Deadline, GroupName, TopicName};
 
-use super::{Broker, Config, Pages, Receipt, Subscription, TakeError, TooManyBooks};
+use super::{Broker, Config, Pages, Receipt, Subscription, TakeError, TooManyBooks, awaited::Awaited};
 
 /// Of so many members one makes room at once when there are too many, the longest gone first: so that looking for them
 /// costs each that comes only a little.
@@ -38,6 +38,8 @@ pub struct Members {
     total: AtomicUsize,
     group_max: usize,
     total_max: usize,
+    /// Those that wait for a topic.
+    pub awaited: Awaited,
     /// When the snapshot was last asked for, for how long they were gone: microseconds.
     saved: AtomicU64,
 }
@@ -77,6 +79,7 @@ impl Members {
             total: AtomicUsize::new(0),
             group_max: config.broadcast_clients_max,
             total_max: config.broadcast_clients_total_max,
+            awaited: Awaited::default(),
             saved: AtomicU64::new(0),
         }
     }
@@ -161,18 +164,24 @@ impl Broker {
     }
 
     /// A client says that it subscribes to a topic: if the group is broadcasting, it begins there now, unless it has before.
-    /// Nothing happens where there is no such topic.
+    /// Where there is no such topic it begins with the first message of one that is made while the client is there.
     pub fn join(&self, topic: &TopicName, group: &GroupName, client: &ClientId) -> Result<(), TakeError> {
         let member = self.consumes_as(group, client);
-        let Some(topic) = self.topic(topic.as_str()).filter(|_| member.is_member()) else { return Ok(()) };
-        self.subscription(&topic, &member)?;
+        if !member.is_member() {
+            return Ok(());
+        }
+        match self.topic(topic.as_str()) {
+            Some(topic) => drop(self.subscription(&topic, &member)?),
+            None => self.awaits(topic, &member),
+        }
         Ok(())
     }
 
     /// Forgets members that were gone for too long, and those of groups that are not broadcasting any more. Away from the
     /// runtime, for there may be many.
     pub async fn expire_members(&self) {
-        if self.inner.pop.subscriptions.members().total() == 0 {
+        let members = self.inner.pop.subscriptions.members();
+        if members.total() == 0 && members.awaited.is_empty() {
             return;
         }
         let broker = self.clone();
@@ -182,6 +191,7 @@ impl Broker {
     }
 
     fn expire_members_blocking(&self) {
+        self.expire_awaited();
         let (pop, now) = (&self.inner.pop, self.inner.clock.now());
         let timeout = self.inner.config.broadcast_client_timeout;
         let all = pop.subscriptions.list(None).into_iter().filter(|subscription| subscription.owner.group.is_member());

@@ -9,7 +9,7 @@
 //! - [`revive`]: leases that run out; [`bury`]: what had its attempts moves to the dead-letter topic.
 //! - [`lines`], [`in_order`]: the order of message groups, for FIFO groups; [`attempts`]: polls that are repeated.
 //! - [`lanes`]: LITE topics, where each lite topic is consumed in its own order by who wants it.
-//! - [`members`]: the clients of broadcasting groups, each with books of its own.
+//! - [`members`]: the clients of broadcasting groups, each with books of its own; [`awaited`]: topics that they wait for.
 //! - [`operate`]: what an operator does to a message that locks its line.
 //! - [`own`]: what the broker itself consumes of its own topics.
 //! - [`apache`]: what a store of Apache's says of its broker's own work.
@@ -24,6 +24,7 @@
 
 mod apache;
 mod attempts;
+mod awaited;
 mod book;
 mod bury;
 mod codec;

@@ -178,13 +178,14 @@ pub enum TooManyBooks {
 /// the newest message on. Retry and dead-letter topics, and queues that a topic got later, are read from their first
 /// message.
 ///
-/// A client of a broadcasting group begins at the end, as Apache's broadcasting consumers do, whatever the topic.
-fn start(owner: &Owner, queue: &Queue, first: QueueOffset, new_group: bool) -> (QueueOffset, bool) {
+/// A client of a broadcasting group begins at the end, as Apache's broadcasting consumers do, whatever the topic; `awaited`:
+/// it is there since before the topic was made.
+fn start(owner: &Owner, queue: &Queue, first: QueueOffset, (new, awaited): (bool, bool)) -> (QueueOffset, bool) {
     let (topic, min, max) = (&owner.topic, queue.min(), queue.max());
-    if owner.group.is_member() && new_group {
-        return (max, true);
+    if owner.group.is_member() && new {
+        return (if awaited { min } else { max }, true);
     }
-    if min <= first || topic.is_derived() || !new_group {
+    if min <= first || topic.is_derived() || !new {
         return (min, false);
     }
     let newest = QueueOffset::new(max.get().saturating_sub(1)).max(min);
@@ -237,12 +238,13 @@ impl Subscriptions {
             }
             self.books.store(books + new, Ordering::Relaxed);
         }
+        let awaited = new_group && group.is_member() && self.members.awaited.remove(topic, group);
         let subscription = known.cloned().unwrap_or_else(|| self.empty(polls, topic, group));
         let mut books = subscription.books().to_vec();
         let mut starts = Vec::new();
         for id in (books.len() as u32..queues).map(QueueId) {
             let queue = store.queue(topic, id);
-            let (at, matters) = start(&subscription.owner, &queue, first(id), new_group);
+            let (at, matters) = start(&subscription.owner, &queue, first(id), (new_group, awaited));
             if matters {
                 starts.push((id, at));
             }

@@ -108,6 +108,53 @@ async fn an_arrival_wakes_the_polls_of_all_clients() {
     }
 }
 
+/// A topic of one queue, with the name of the world's.
+fn make_topic(world: &World) {
+    let (read_queues, write_queues, readable, writable) = (1, 1, true, true);
+    let message_type = Some(MessageType::Normal);
+    let topic = Topic { name: topic(), message_type, read_queues, write_queues, readable, writable };
+    world.broker.create_topic(topic).unwrap();
+}
+
+#[tokio::test]
+async fn who_is_there_when_a_topic_is_deleted_and_made_again_gets_its_first_message() {
+    for crash in [false, true] {
+        let world = World::broadcasting(1);
+        world.join("gone");
+        world.pass(world.machine.config.client_timeout);
+        world.join("a");
+        world.join("b");
+        world.send(&["1"]).await;
+        assert_eq!(world.consume_as("a").await, ["1"]);
+        world.broker.delete_topic(&topic()).unwrap();
+        make_topic(&world);
+        world.send(&["2"]).await;
+        let world = if crash { world.crash(13) } else { world };
+        for name in ["a", "b"] {
+            assert_eq!(world.consume_as(name).await, ["2"], "{name} after a crash: {crash}");
+        }
+        assert_eq!(world.consume_as("gone").await.len(), 0, "it was not there");
+        assert_eq!(world.consume_as("new").await.len(), 0);
+    }
+}
+
+#[tokio::test]
+async fn who_waits_for_a_topic_gets_its_first_message_unless_it_leaves_before() {
+    let world = World::broadcasting(1);
+    world.broker.delete_topic(&topic()).unwrap();
+    for name in ["leaves", "waits"] {
+        world.join(name);
+        world.broker.client_seen(&client(name), Role::Consumer { group: group() });
+    }
+    world.broker.client_gone(&client("leaves"));
+    world.pass(world.machine.config.client_timeout);
+    world.broker.expire_members().await;
+    make_topic(&world);
+    world.send(&["1"]).await;
+    assert_eq!(world.consume_as("waits").await, ["1"]);
+    assert_eq!(world.consume_as("leaves").await.len(), 0);
+}
+
 #[tokio::test]
 async fn what_one_client_fails_comes_again_to_it_alone() {
     let world = World::broadcasting(1);
