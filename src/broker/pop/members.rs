@@ -51,12 +51,19 @@ pub struct Used {
     at: AtomicU64,
     /// For how long it had not been used then: microseconds.
     before: AtomicU64,
+    /// How often: who decides that it is gone can tell that it came back meanwhile.
+    times: AtomicU64,
 }
 
 impl Used {
     pub fn now(&self, now: Deadline) {
         self.before.store(0, Relaxed);
         self.at.store(now.as_micros(), Relaxed);
+        self.times.fetch_add(1, Relaxed);
+    }
+
+    pub fn times(&self) -> u64 {
+        self.times.load(Relaxed)
     }
 
     /// It was restored: this long it had not been used when the server stopped.
@@ -67,6 +74,10 @@ impl Used {
 
     /// For how long it was not used while the server ran.
     pub fn idle(&self, now: Deadline) -> Duration {
+        if self.times() == 0 {
+            // It is being made.
+            return Duration::ZERO;
+        }
         let this_run = now.as_micros().saturating_sub(self.at.load(Relaxed));
         Duration::from_micros(this_run.saturating_add(self.before.load(Relaxed)))
     }
@@ -147,18 +158,10 @@ impl Broker {
         }
     }
 
-    /// As whom a client settles these deliveries: as it polls, but for what the group delivered before it was broadcasting.
-    pub fn settles_as(
-        &self,
-        topic: &TopicName,
-        group: &GroupName,
-        client: &ClientId,
-        receipts: &[Receipt],
-    ) -> GroupName {
+    /// As whom a client settles a delivery: as it polls, but for what the group delivered before it was broadcasting.
+    pub fn settles_as(&self, topic: &TopicName, group: &GroupName, client: &ClientId, receipt: &Receipt) -> GroupName {
         match self.consumes_as(group, client) {
-            member if member != *group && receipts.first().is_some_and(|first| first.is_sealed_for(topic, group)) => {
-                group.clone()
-            }
+            member if member != *group && receipt.is_sealed_for(topic, group) => group.clone(),
             usual => usual,
         }
     }
@@ -200,11 +203,11 @@ impl Broker {
             if self.is_connected(&member) {
                 member.used.now(now);
             }
+            let times = member.used.times();
             let is_stray = !self.group(member.owner.group.as_str()).is_some_and(|group| group.broadcast);
             let is_burden = || self.is_pressed() && !self.is_there(&member) && holds(&member);
             if is_stray || member.used.idle(now) >= timeout || is_burden() {
-                self.forget_member(&member);
-                count += 1;
+                count += usize::from(self.forget_member(&member, times));
             }
         }
         if count > 0 {
@@ -229,19 +232,22 @@ impl Broker {
             _ => table.members_of(Some(topic), &member.whole()),
         };
         let most = (all.len() / FORGOTTEN_OF).max(1);
-        let mut gone: Vec<_> = all.into_iter().filter(|member| !self.is_there(member)).collect();
-        gone.sort_by_cached_key(|member| Reverse(member.used.idle(now)));
-        gone.iter().take(most).for_each(|member| self.forget_member(member));
-        !gone.is_empty()
+        let all = all.into_iter().map(|member| (member.used.times(), member));
+        let mut gone: Vec<_> = all.filter(|(_, member)| !self.is_there(member)).collect();
+        gone.sort_by_cached_key(|(_, member)| Reverse(member.used.idle(now)));
+        gone.iter().take(most).filter(|(times, member)| self.forget_member(member, *times)).count() > 0
     }
 
-    /// What it has in flight and has not done goes with it. Not waited for: what a crash brings back is forgotten again.
-    fn forget_member(&self, member: &Subscription) {
+    /// What it has in flight and has not done goes with it, unless it was used since it had been used so many `times`. Not
+    /// waited for: what a crash brings back is forgotten again.
+    pub(super) fn forget_member(&self, member: &Subscription, times: u64) -> bool {
         let owner = &member.owner;
-        if let Err(error) = self.inner.pop.forget_subscription(&owner.topic, &owner.group) {
+        let Some(recorded) = self.inner.pop.forget_unused(member, times) else { return false };
+        if let Err(error) = recorded {
             let (topic, client) = (&owner.topic, &owner.group);
             tracing::warn!(%topic, %client, %error, "a client that is gone comes back with a restart");
         }
+        true
     }
 
     fn is_connected(&self, member: &Subscription) -> bool {

@@ -244,6 +244,16 @@ impl Pop {
         self.forget(Which::One(topic, group), Entry::ForgetSubscription(topic.clone(), group.clone()))
     }
 
+    /// The same of a member, unless it was used since it had been used so many `times`: then `None`.
+    fn forget_unused(&self, member: &Subscription, times: u64) -> Option<Result<(), AdminError>> {
+        let Owner { topic, group, .. } = &*member.owner;
+        let shut = |pages: &mut Pages| self.shut(pages);
+        self.subscriptions.forget_unused(member, times, shut, || {
+            self.polls.forget_line(topic, group);
+            self.record(&Entry::ForgetSubscription(topic.clone(), group.clone()))
+        })
+    }
+
     fn forget(&self, which: Which<'_>, entry: Entry) -> Result<(), AdminError> {
         let shut = |pages: &mut Pages| self.shut(pages);
         self.subscriptions.forget(which, shut, || {
@@ -304,6 +314,10 @@ impl Pop {
 impl Broker {
     /// The subscription of a group on a topic, made if need be.
     fn subscription(&self, topic: &Topic, group: &GroupName) -> Result<Arc<Subscription>, TooManyBooks> {
+        if group.is_member() {
+            // First, so that one that is known is not forgotten meanwhile.
+            self.inner.pop.subscriptions.get_for_use(&topic.name, group, self.inner.clock.now());
+        }
         let made = match self.made_subscription(topic, group) {
             Err(full @ TooManyBooks::Clients { .. }) if self.forget_gone_members(&full, &topic.name, group) => {
                 self.made_subscription(topic, group)

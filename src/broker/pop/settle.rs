@@ -301,11 +301,7 @@ impl Broker {
         if receipts.iter().any(earlier) {
             return Ok(self.subscription(&found, group)?);
         }
-        let known = pop.subscriptions.get(topic, group).ok_or(SettleError::Invalid)?;
-        if group.is_member() {
-            known.used.now(self.inner.clock.now());
-        }
-        Ok(known)
+        pop.subscriptions.get_for_use(topic, group, self.inner.clock.now()).ok_or(SettleError::Invalid)
     }
 
     /// `Live`, or `Done` when the receipt may still hear that it is; every other verdict is the refusal to answer.

@@ -128,9 +128,11 @@ pub fn in_turn(turn: usize, queues: usize, by_priority: bool) -> impl Iterator<I
     (0..queues).map(nth)
 }
 
+type Table = HashMap<TopicName, HashMap<GroupName, Arc<Subscription>>>;
+
 /// All subscriptions.
 pub struct Subscriptions {
-    table: RwLock<HashMap<TopicName, HashMap<GroupName, Arc<Subscription>>>>,
+    table: RwLock<Table>,
     ids: AtomicU64,
     /// Books in the table; changed under its lock.
     books: AtomicUsize,
@@ -205,6 +207,16 @@ impl Subscriptions {
 
     pub fn get(&self, topic: &TopicName, group: &GroupName) -> Option<Arc<Subscription>> {
         self.table.read().get(topic)?.get(group).cloned()
+    }
+
+    /// The same for its consumers: a member is used as of now, and who has found it unused before does not forget it.
+    pub fn get_for_use(&self, topic: &TopicName, group: &GroupName, now: Deadline) -> Option<Arc<Subscription>> {
+        let table = self.table.read();
+        let found = table.get(topic)?.get(group)?;
+        if group.is_member() {
+            found.used.now(now);
+        }
+        Some(Arc::clone(found))
     }
 
     /// The subscription with at least `queues` books. What is new about it begins as [`start`] says; `record` is handed
@@ -340,7 +352,30 @@ impl Subscriptions {
     /// then `record` write that down, before new ones can be made.
     pub fn forget<R>(&self, which: Which<'_>, shut: impl Fn(&mut Pages), record: impl FnOnce() -> R) -> R {
         let mut table = self.table.write();
-        let gone = match which {
+        self.take_out(&mut table, which, shut);
+        record()
+    }
+
+    /// [`Subscriptions::forget`] of a member, unless it was used since it had been used so many `times`: then `None`.
+    pub fn forget_unused<R>(
+        &self,
+        member: &Subscription,
+        times: u64,
+        shut: impl Fn(&mut Pages),
+        record: impl FnOnce() -> R,
+    ) -> Option<R> {
+        let Owner { topic, group, .. } = &*member.owner;
+        let mut table = self.table.write();
+        let known = table.get(topic)?.get(group)?;
+        if !std::ptr::eq(&**known, member) || known.used.times() != times {
+            return None;
+        }
+        self.take_out(&mut table, Which::One(topic, group), shut);
+        Some(record())
+    }
+
+    fn take_out(&self, table: &mut Table, which: Which<'_>, shut: impl Fn(&mut Pages)) {
+        let gone: Vec<_> = match which {
             Which::OfTopic(topic) => table.remove(topic).into_iter().flat_map(HashMap::into_values).collect(),
             Which::One(topic, group) => {
                 let groups = table.get_mut(topic);
@@ -371,6 +406,5 @@ impl Subscriptions {
                 self.members.remove(&owner.topic, &owner.group);
             }
         }
-        record()
     }
 }

@@ -47,7 +47,7 @@ impl World {
 
     async fn ack_as(&self, name: &str, delivery: &Delivery) -> Result<(), SettleError> {
         let receipts = std::slice::from_ref(&delivery.receipt);
-        let group = self.broker.settles_as(&topic(), &group(), &client(name), receipts);
+        let group = self.broker.settles_as(&topic(), &group(), &client(name), &delivery.receipt);
         self.broker.ack(&topic(), &group, receipts).await.unwrap().remove(0)
     }
 
@@ -226,6 +226,22 @@ async fn a_client_that_was_gone_for_long_is_forgotten_for_good() {
     let world = world.crash(5);
     assert_eq!(world.clients(), ["b"]);
     assert_eq!(world.consume_as("a").await.len(), 0, "it begins at the end");
+}
+
+#[tokio::test]
+async fn a_client_that_comes_back_while_it_is_being_forgotten_is_kept() {
+    let world = World::broadcasting(1);
+    world.join("a");
+    world.send(&["1"]).await;
+    world.pass(world.machine.config.broadcast_client_timeout);
+    let member = world.broker.inner.pop.subscriptions.get(&topic(), &world.member("a")).unwrap();
+    let found_gone = member.used.times();
+    assert_eq!(world.consume_as("a").await, ["1"]);
+    world.send(&["2"]).await;
+    assert!(!world.broker.forget_member(&member, found_gone));
+    assert_eq!(world.consume_as("a").await, ["2"]);
+    assert!(world.broker.forget_member(&member, member.used.times()));
+    assert!(!world.broker.forget_member(&member, member.used.times()), "it is another one now, or none");
 }
 
 #[tokio::test]
