@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{CHUNK, Lite, LiteSet, Parent};
+use super::{CHUNK, Index, Lite, LiteSet, Parent};
 use crate::{
     broker::{Broker, ReadError, pop::QueueBook},
     types::{ClientId, Deadline, GroupName, LiteId, QueueOffset, TopicName},
@@ -147,17 +147,24 @@ impl Broker {
     }
 
     /// Forgets where groups are in lite topics that the index does not know: nothing of these is stored, and nobody has named
-    /// them since the start. What comes to one of them later comes behind what was seen.
+    /// them since the start. What comes to one of them later comes behind what was seen. And where groups are at the beginning
+    /// that do not want it any more, as far as that is known: their clients have had time to say so since the start.
     fn sweep_cursors(&self, topic: &TopicName, parent: &Parent, min: QueueOffset) {
+        let opened = Deadline::from_micros(self.inner.lite.opened.load(Ordering::Relaxed));
+        let wants_known = opened.plus(self.inner.config.client_timeout) <= self.inner.clock.now();
         for book in self.lite_books(topic) {
+            let is_over = |index: &Index, (id, at): &(LiteId, QueueOffset)| match *at {
+                QueueOffset::ZERO => wants_known && !parent.is_wanted(*id, None, Some(&book.owner.group)),
+                _ => !index.knows(*id),
+            };
             let mut after = None;
             loop {
                 let cursors = book.open().book.cursors_after(after, CHUNK);
                 let Some((last, _)) = cursors.last().filter(|_| !self.is_ending()) else { break };
                 after = Some(*last);
                 let index = parent.known();
-                let ids = cursors.iter().map(|(id, _)| *id);
-                let (gone, seen): (Vec<LiteId>, _) = (ids.filter(|id| !index.knows(*id)).collect(), index.seen());
+                let over = cursors.iter().filter(|cursor| is_over(&index, cursor));
+                let (gone, seen): (Vec<LiteId>, _) = (over.map(|(id, _)| *id).collect(), index.seen());
                 drop(index);
                 if !gone.is_empty() {
                     self.forget_lanes_of(&book, &gone, min, seen);

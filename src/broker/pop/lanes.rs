@@ -231,6 +231,28 @@ impl Broker {
         Ok(end)
     }
 
+    /// Notes that a group wants these lite topics, where it is nowhere yet: it is at their beginning then. Not waited for: the
+    /// record lies in the log before whatever is sent to them later.
+    pub(in crate::broker) fn want_lanes(&self, subscription: &Subscription, ids: &[LiteId]) -> Result<(), SettleError> {
+        let books = subscription.books();
+        let Some(book) = books.first().filter(|book| book.lite().is_some()) else { return Ok(()) };
+        let mut pages = book.open();
+        if pages.forgotten {
+            return Ok(());
+        }
+        self.keep_order(book, &mut pages, false);
+        let new = ids.iter().filter(|id| pages.book.cursor(**id).is_none());
+        let at = |id: &LiteId| LaneAt { queue: book.queue_id, id: *id, to: QueueOffset::ZERO };
+        let lanes: Vec<LaneAt> = new.map(at).collect();
+        if !lanes.is_empty() {
+            self.inner.pop.log.append(&subscription.owner, What::Rewind { lanes: lanes.clone(), void: Vec::new() })?;
+            self.inner.pop.touch();
+            lanes.iter().for_each(|lane| pages.book.set_cursor(lane.id, lane.to));
+        }
+        self.close(book, pages, self.inner.clock.now());
+        Ok(())
+    }
+
     /// Lite topics ended, which had no messages when the queue ended at `end`: no group is anywhere in them. Nor is it where
     /// retention has been, before `min`.
     pub(in crate::broker) fn forget_lanes(

@@ -89,7 +89,7 @@ pub enum Head {
 }
 
 impl Book {
-    /// Restores where the group is in a lane.
+    /// Says where the group is in a lane: of what was restored, or of one in which it was nowhere.
     pub fn set_cursor(&mut self, id: LiteId, to: QueueOffset) {
         self.lanes.get_or_insert_default().cursors.insert(id, to);
     }
