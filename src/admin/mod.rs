@@ -128,7 +128,8 @@ impl admin_service_server::AdminService for Admin {
         &self,
         request: Request<pb::DescribeTopicRequest>,
     ) -> Result<Response<pb::DescribeTopicResponse>, Status> {
-        topics::describe(&self.broker, request.get_ref()).map(Response::new)
+        let request = request.into_inner();
+        self.blocking(move |broker| topics::describe(broker, &request)).await.map(Response::new)
     }
 
     async fn create_group(
@@ -273,5 +274,36 @@ impl admin_service_server::AdminService for Admin {
     ) -> Result<Response<pb::ExplainMessageResponse>, Status> {
         let request = request.into_inner();
         self.blocking(move |broker| story::explain(broker, &request)).await.map(Response::new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::{admin_service_server::AdminService, *};
+    use crate::broker::testing::{Machine, topic};
+
+    #[test]
+    fn a_topic_is_described_where_it_may_wait_for_the_disk() {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_all().max_blocking_threads(1).build().unwrap().block_on(async {
+            let broker = Machine::new().start();
+            let name = "sessions".to_owned();
+            let kind = Some(crate::types::MessageType::Lite);
+            let made = broker.topic_or_create(&topic(&name)).unwrap().unwrap();
+            broker
+                .update_topic(&made.name, crate::broker::TopicChange { message_type: kind, ..Default::default() })
+                .unwrap();
+            let about = About { version: "1", store_path: "/store".into(), flush_disk_type: "SYNC_FLUSH" };
+            let admin = Admin::new(broker, about, CancellationToken::new());
+            let (go, wait) = std::sync::mpsc::channel::<()>();
+            let slow = tokio::task::spawn_blocking(move || wait.recv());
+            let mut described = admin.describe_topic(Request::new(pb::DescribeTopicRequest { name }));
+            assert!((&mut described).now_or_never().is_none(), "it was read on this thread");
+            drop(go);
+            slow.await.unwrap().unwrap_err();
+            assert_eq!(described.await.unwrap().into_inner().lite_topics, Some(0));
+        });
     }
 }

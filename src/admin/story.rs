@@ -88,6 +88,10 @@ fn event(event: Event) -> pb::LifeEvent {
             Life::DeadLettered
         }
         Happened::GaveUp => Life::GivenUp,
+        Happened::Dropped { attempts, attempts_max } => {
+            (out.count, out.attempts_max) = (Some(attempts), Some(attempts_max));
+            Life::Dropped
+        }
         Happened::Resent { to } => {
             out.to_topic = Some(to.to_string());
             Life::Resent

@@ -49,6 +49,7 @@ pub fn list(broker: &Broker, request: &pb::ListTopicsRequest) -> pb::ListTopicsR
     pb::ListTopicsResponse { topics: topics.iter().map(|t| convert::topic(t)).collect() }
 }
 
+/// Waits for the disk.
 pub fn describe(broker: &Broker, request: &pb::DescribeTopicRequest) -> Result<pb::DescribeTopicResponse, Status> {
     let name = TopicName::parse_any(&request.name)
         .map_err(|e| Status::invalid_argument(format!("topic {:?}: {e}", request.name)))?;

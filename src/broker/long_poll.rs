@@ -71,6 +71,9 @@ struct Room {
 /// The parked polls of one group on one topic, or the parked pulls of one queue.
 pub struct Line {
     room: Arc<Room>,
+    /// Seats taken, changed with the lock held: an arrival passes over a line without any, of which there are very many where
+    /// clients of broadcasting groups are gone, and takes no lock.
+    taken: AtomicUsize,
     seats: Mutex<Seats>,
 }
 
@@ -124,7 +127,8 @@ impl LongPoll {
     }
 
     fn new_line(&self, all: bool) -> Arc<Line> {
-        Arc::new(Line { room: Arc::clone(&self.room), seats: Mutex::new(Seats { all, ..Seats::default() }) })
+        let (room, seats) = (Arc::clone(&self.room), Mutex::new(Seats { all, ..Seats::default() }));
+        Arc::new(Line { room, taken: AtomicUsize::new(0), seats })
     }
 
     /// Wakes one poll of each group, and the pulls of the queue. Called for each message, so it costs next to nothing while nobody waits.
@@ -136,7 +140,7 @@ impl LongPoll {
         }
         let mut wakers = Vec::new();
         if let Some(lines) = self.topics.read().get(topic) {
-            for line in lines.values() {
+            for line in lines.values().filter(|line| !line.is_empty()) {
                 line.seats.lock().wake(Cause::Arrival { tags_code }, &mut wakers);
             }
         }
@@ -215,6 +219,7 @@ impl Line {
         // Whoever ends all polls may have been here already.
         let woken = self.room.ended.load(Ordering::SeqCst).then_some(Cause::Any);
         seats.waiting.insert(id, Waiting { filter, woken, looking: None, waker: None });
+        self.taken.store(seats.waiting.len(), Ordering::Relaxed);
         drop(seats);
         fence(Ordering::SeqCst);
         Ok(Seat { line: Arc::clone(self), id })
@@ -232,7 +237,7 @@ impl Line {
 
     /// Whether nobody waits.
     pub fn is_empty(&self) -> bool {
-        self.seats.lock().waiting.is_empty()
+        self.taken.load(Ordering::Relaxed) == 0
     }
 
     /// Sends all of its polls to look.
@@ -328,6 +333,7 @@ impl Drop for Seat {
         let mut wakers = Vec::new();
         let mut seats = self.line.seats.lock();
         let unused = seats.waiting.remove(&self.id).and_then(|w| both(w.looking, w.woken));
+        self.line.taken.store(seats.waiting.len(), Ordering::Relaxed);
         if let Some(cause) = unused {
             seats.wake(cause, &mut wakers);
         }

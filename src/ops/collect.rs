@@ -86,6 +86,10 @@ fn groups(page: &mut Page, broker: &Broker, state: &State) {
                 page.add(Id::ThroughputOut, &labels, out.1);
             }
         }
+        let broadcasts = || broker.group(&group).is_some_and(|group| group.broadcast);
+        if counts.given_up > 0 || (first.0 > 0 && broadcasts()) {
+            page.add(Id::GivenUp, &[&group, &topic, NO], counts.given_up);
+        }
         if first.0 > 0 || dead > 0 {
             page.add(Id::SendToDlq, &[&group, &topic, NO], dead);
         }
@@ -175,13 +179,13 @@ mod tests {
     use super::*;
     use crate::{
         broker::{
-            Decision, Draft, Filter, Take,
+            Decision, Draft, Filter, GroupChange, Take,
             testing::{Machine, draft, normal, topic},
         },
         observe::metrics::catalogue,
         proxy,
         types::{
-            Deadline, MessageType,
+            ClientId, Deadline, MessageType,
             properties::{PropertiesBuilder, key},
         },
     };
@@ -193,6 +197,19 @@ mod tests {
         }
         draft.properties = all.build();
         draft
+    }
+
+    /// A client of a broadcasting group gives up a message.
+    async fn give_up(broker: &Broker, take: Take) {
+        let (group, client) = (GroupName::parse("all").expect("a name"), ClientId::parse("c").expect("a name"));
+        broker.group_for(&group).await.expect("made");
+        let change = GroupChange { broadcast: Some(true), ..Default::default() };
+        broker.update_group(&group, change).expect("changed");
+        broker.join(&take.topic, &group, &client).expect("joined");
+        broker.produce(&take.topic, vec![normal("z")]).await.expect("stored");
+        let member = broker.consumes_as(&group, &client);
+        let taken = broker.take(Take { group: member.clone(), ..take.clone() }).await.expect("taken");
+        broker.forward_to_dead_letter(&take.topic, &member, &taken[0].receipt).await.expect("given up");
     }
 
     /// What is on the page of a server that had messages of all kinds, without clients.
@@ -219,7 +236,8 @@ mod tests {
             until: Deadline::default(),
             attempt_id: None,
         };
-        assert_eq!(broker.take(take).await.expect("taken").len(), 1);
+        assert_eq!(broker.take(take.clone()).await.expect("taken").len(), 1);
+        give_up(&broker, take).await;
         let state = State::new(machine.clock.clone());
         state.up(broker.clone(), Proxy::new(proxy::Config::default(), broker).expect("a front"));
         page(&state, &Names { with_units: true, common: vec![] })

@@ -218,7 +218,7 @@ impl Proxy {
             front.renewals.release(client, &front.broker).await;
         }
         front.renewals.tick(front.broker.clock().now(), &front.broker).await;
-        for (client, lite_topic) in front.broker.expire_lite().await {
+        for (client, lite_topic) in front.broker.dropped_lite_topics() {
             // A client that is not there has nothing to forget.
             let _ = self.notify_unsubscribe_lite(&client, &lite_topic);
         }

@@ -20,6 +20,9 @@ const CARRY_INTERVAL: Duration = Duration::from_secs(60);
 /// `broadcastOffsetExpireSecond`.
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(30);
 
+/// How often it is looked which lite topics and sets of clients nobody uses.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Starts them all on one thread.
 pub fn start(on: &Handle, drain: &Drain, broker: &Broker, proxy: &Proxy, state: &State) {
     drain.spawn(on, beat(state.clone(), drain.clone()));
@@ -28,6 +31,7 @@ pub fn start(on: &Handle, drain: &Drain, broker: &Broker, proxy: &Proxy, state: 
     drain.spawn(on, vital("carrying delayed messages", carry_timers(broker.clone(), drain.clone())));
     drain.spawn(on, vital("dead letters", bury(broker.clone(), drain.clone())));
     drain.spawn(on, vital("clients that are gone", expire_members(broker.clone(), drain.clone())));
+    drain.spawn(on, vital("idle lite topics", expire_lite(broker.clone(), drain.clone(), SWEEP_INTERVAL)));
     drain.spawn(on, vital("snapshots", snapshots(broker.clone(), drain.clone())));
     drain.spawn(on, vital("transaction checks", check_transactions(broker.clone(), proxy.clone(), drain.clone())));
     let (proxy, stop) = (proxy.clone(), drain.token());
@@ -118,6 +122,14 @@ async fn expire_members(broker: Broker, drain: Drain) {
     }
 }
 
+/// Ends lite topics and sets that nobody uses: apart from the front's background, since leases that are renewed there wait for
+/// nobody.
+async fn expire_lite(broker: Broker, drain: Drain, every: Duration) {
+    while tick(every, &drain).await {
+        broker.expire_lite().await;
+    }
+}
+
 async fn until(broker: &Broker, next: Option<Deadline>) {
     match next {
         Some(next) => tokio::time::sleep(next.remaining(broker.clock().now())).await,
@@ -146,5 +158,47 @@ async fn tick(interval: Duration, drain: &Drain) -> bool {
     tokio::select! {
         () = drain.stopping() => false,
         () = tokio::time::sleep(interval) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        broker::{LiteAction, LiteStart, LiteSync, Topic, testing::Machine},
+        types::{ClientId, GroupName, MessageType, TopicName},
+    };
+
+    #[tokio::test]
+    async fn lite_topics_that_nobody_uses_end_by_themselves() {
+        let machine = Machine::new();
+        let broker = machine.start();
+        let (name, queues, yes) = (TopicName::parse("sessions").unwrap(), 1, true);
+        let topic = Topic {
+            name: name.clone(),
+            message_type: Some(MessageType::Lite),
+            read_queues: queues,
+            write_queues: queues,
+            readable: yes,
+            writable: yes,
+        };
+        let (topic, _) = broker.create_topic(topic).unwrap();
+        let (group, client) = (GroupName::parse("g").unwrap(), ClientId::parse("c").unwrap());
+        let (action, names, start) = (LiteAction::Add, vec!["a".to_owned()], LiteStart::Last);
+        broker.sync_lite(LiteSync { topic: name, group, client: client.clone(), action, names, start }).await.unwrap();
+        broker.client_gone(&client);
+        assert_eq!(broker.lite_topics_of(&topic), Some(1));
+        machine.clock.advance(machine.config.lite_topic_idle);
+        let drain = Drain::new();
+        let every = Duration::from_millis(1);
+        drain.spawn(&Handle::current(), expire_lite(broker.clone(), drain.clone(), every));
+        let gone = async {
+            while broker.lite_topics_of(&topic) != Some(0) {
+                tokio::time::sleep(every).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), gone).await.unwrap();
+        assert!(drain.finish(Duration::from_secs(20)).await);
+        broker.store().close();
     }
 }

@@ -1,18 +1,17 @@
 //! Lite topics and sets that nobody uses end, and room is made when there is too much.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use super::{CHUNK, Lite, LiteSet, Parent};
+use super::{CHUNK, Index, Lite, LiteSet, Parent};
 use crate::{
-    broker::{Broker, ReadError},
+    broker::{Broker, ReadError, pop::QueueBook},
     types::{ClientId, Deadline, GroupName, LiteId, QueueOffset, TopicName},
 };
 
-/// How often idle lite topics are looked for: a look costs about 100 ns for each lite topic, on a thread of its own.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 /// Notices that wait to be handed to the front at most. One that is lost costs a client one refusal or nothing: its next
 /// refresh makes the lite topic anew.
 const DROPPED_MAX: usize = 100_000;
@@ -73,29 +72,28 @@ impl Lite {
 
 impl Broker {
     /// Ends sets that were not used for `channelExpiredTimeout`, and lite topics that had neither messages nor subscribers
-    /// for `liteTopicIdleTime`; says which client is to be told that it does not have which lite topic any more, a thousand
-    /// at once.
-    pub async fn expire_lite(&self) -> Vec<(ClientId, String)> {
-        let (lite, now) = (&self.inner.lite, self.inner.clock.now());
-        if !lite.any.load(Ordering::Relaxed) {
-            return Vec::new();
+    /// for `liteTopicIdleTime`. Away from the runtime: it costs about 100 ns for each lite topic, and may wait for the disk.
+    /// The server calls it in a loop of its own.
+    pub async fn expire_lite(&self) {
+        if !self.inner.lite.any.load(Ordering::Relaxed) {
+            return;
         }
-        let swept = Deadline::from_micros(lite.swept.load(Ordering::Relaxed));
-        if swept.plus(SWEEP_INTERVAL) <= now {
-            lite.swept.store(now.as_micros(), Ordering::Relaxed);
-            let broker = self.clone();
-            if let Err(error) = self.behind_the_runtime(move || broker.sweep_lite(now)).await {
-                tracing::warn!(%error, "looking for idle lite topics ended early");
-            }
+        let broker = self.clone();
+        if let Err(error) = self.behind_the_runtime(move || broker.sweep_lite()).await {
+            tracing::error!(%error, "looking for idle lite topics ended early");
         }
-        let mut dropped = lite.dropped.lock();
+    }
+
+    /// Which client is to be told that it does not have which lite topic any more, each once, a thousand at once.
+    pub fn dropped_lite_topics(&self) -> Vec<(ClientId, String)> {
+        let mut dropped = self.inner.lite.dropped.lock();
         let count = dropped.len().min(NOTICES);
         dropped.drain(..count).collect()
     }
 
-    /// Waits for the disk.
-    fn sweep_lite(&self, now: Deadline) {
-        let (lite, config) = (&self.inner.lite, &self.inner.config);
+    /// Waits for the disk. Ends with the part that it is at when the server ends.
+    fn sweep_lite(&self) {
+        let (lite, config, now) = (&self.inner.lite, &self.inner.config, self.inner.clock.now());
         for set in lite.sets.take_unused(config.client_timeout, now) {
             lite.let_go(&set, now);
         }
@@ -103,6 +101,9 @@ impl Broker {
         let idle = u64::try_from(config.lite_topic_idle.as_micros()).unwrap_or(u64::MAX);
         let idle_since = now.as_micros().checked_sub(idle).map(Deadline::from_micros);
         for (topic, parent) in lite.all_parents() {
+            if self.is_ending() {
+                return;
+            }
             match self.sweep_parent(&topic, &parent, idle_since) {
                 Ok(0) => {}
                 Ok(count) => tracing::debug!(%topic, count, "idle lite topics ended"),
@@ -125,7 +126,7 @@ impl Broker {
         let (mut after, mut count) = (None, 0);
         loop {
             let ids = parent.known().ids(after, CHUNK);
-            let Some(last) = ids.last() else { break };
+            let Some(last) = ids.last().filter(|_| !self.is_ending()) else { break };
             after = Some(*last);
             let mut index = parent.known();
             let ends = |id: &LiteId| {
@@ -141,7 +142,35 @@ impl Broker {
             }
         }
         self.forget_lanes(topic, &[], min, min);
+        self.sweep_cursors(topic, parent, min);
         Ok(count)
+    }
+
+    /// Forgets where groups are in lite topics that the index does not know: nothing of these is stored, and nobody has named
+    /// them since the start. What comes to one of them later comes behind what was seen. And where groups are at the beginning
+    /// that do not want it any more, as far as that is known: their clients have had time to say so since the start.
+    fn sweep_cursors(&self, topic: &TopicName, parent: &Parent, min: QueueOffset) {
+        let opened = Deadline::from_micros(self.inner.lite.opened.load(Ordering::Relaxed));
+        let wants_known = opened.plus(self.inner.config.client_timeout) <= self.inner.clock.now();
+        for book in self.lite_books(topic) {
+            let is_over = |index: &Index, (id, at): &(LiteId, QueueOffset)| match *at {
+                QueueOffset::ZERO => wants_known && !parent.is_wanted(*id, None, Some(&book.owner.group)),
+                _ => !index.knows(*id),
+            };
+            let mut after = None;
+            loop {
+                let cursors = book.open().book.cursors_after(after, CHUNK);
+                let Some((last, _)) = cursors.last().filter(|_| !self.is_ending()) else { break };
+                after = Some(*last);
+                let index = parent.known();
+                let over = cursors.iter().filter(|cursor| is_over(&index, cursor));
+                let (gone, seen): (Vec<LiteId>, _) = (over.map(|(id, _)| *id).collect(), index.seen());
+                drop(index);
+                if !gone.is_empty() {
+                    self.forget_lanes_of(&book, &gone, min, seen);
+                }
+            }
+        }
     }
 
     /// Whether it was just tried to make room, or is being tried.
@@ -168,7 +197,8 @@ impl Broker {
         for (topic, parent) in self.inner.lite.all_parents() {
             let books = self.lite_books(&topic);
             // What waits for an attempt is needed where a group has done nothing yet, and nobody may have come back for it.
-            let held: Vec<_> = books.iter().map(|book| book.open().book.held_lanes()).collect();
+            let held_in = |book: &Arc<QueueBook>| book.held().into_iter().filter_map(|(_, id)| id).collect();
+            let held: Vec<HashSet<LiteId>> = books.iter().map(held_in).collect();
             let mut after = None;
             loop {
                 let ids = parent.known().ids(after, CHUNK);

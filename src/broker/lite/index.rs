@@ -145,6 +145,10 @@ impl Index {
         }
     }
 
+    pub fn knows(&self, id: LiteId) -> bool {
+        self.topics.contains_key(&id)
+    }
+
     pub fn name(&self, id: LiteId) -> Option<&str> {
         self.topics.get(&id)?.name.as_deref()
     }

@@ -23,12 +23,11 @@ impl Broker {
     /// Waits for the disk; takes no lock for longer than a thousand lite topics need.
     pub(in crate::broker) fn lite_lag(&self, book: &QueueBook, parent: &Parent) -> Result<LiteLag, ReadError> {
         parent.catch_up(self.inner.clock.now())?;
-        let (mut lanes, held): (HashMap<LiteId, QueueOffset>, HashSet<QueueOffset>) = {
-            let pages = book.open();
-            let held: Vec<_> = pages.book.held_lanes().into_iter().map(|id| (id, QueueOffset::ZERO)).collect();
-            let held_at = pages.book.exceptions().map(|(offset, _)| offset).collect();
-            (held.into_iter().chain(pages.book.cursors()).collect(), held_at)
-        };
+        let held = book.held();
+        let ids = held.iter().filter_map(|(_, id)| *id);
+        let mut lanes: HashMap<LiteId, QueueOffset> = ids.map(|id| (id, QueueOffset::ZERO)).collect();
+        lanes.extend(book.cursors());
+        let held: HashSet<QueueOffset> = held.into_iter().map(|(offset, _)| offset).collect();
         for id in parent.wanted_by(&book.owner.group) {
             lanes.entry(id).or_default();
         }

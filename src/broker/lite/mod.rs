@@ -50,7 +50,7 @@ use crate::{
 /// The queue in which the messages of all lite topics lie.
 pub(super) const QUEUE: QueueId = QueueId(0);
 /// Lite topics that are worked on under one lock.
-const CHUNK: usize = 1024;
+pub(super) const CHUNK: usize = 1024;
 /// Entries of a queue that are read at once.
 const ENTRIES: usize = 4096;
 /// So many entries at a queue's end are in memory as a rule; who has to read more waits for the disk elsewhere.
@@ -66,8 +66,8 @@ pub(super) struct Lite {
     totals: Arc<Totals>,
     /// What clients are to be told that they do not have any more.
     dropped: Mutex<VecDeque<(ClientId, String)>>,
-    /// When idle lite topics were last looked for, in microseconds.
-    swept: AtomicU64,
+    /// When the broker was opened, in microseconds.
+    opened: AtomicU64,
     /// When consumed messages were last looked for, to make room.
     trimmed: Mutex<Option<Deadline>>,
 }
@@ -250,6 +250,7 @@ impl Broker {
     /// messages are theirs.
     pub(super) fn load_lite_topics(&self) -> Result<(), ReadError> {
         let (now, max) = (self.inner.clock.now(), self.inner.config.lite_messages_max);
+        self.inner.lite.opened.store(now.as_micros(), Ordering::Relaxed);
         let messages = || self.inner.lite.totals.messages.load(Ordering::Relaxed);
         let mut trim_at = max;
         for topic in self.topics(false) {
@@ -270,7 +271,7 @@ impl Broker {
         Ok(())
     }
 
-    /// How many lite topics a topic has; `None` when it is not of type LITE.
+    /// How many lite topics a topic has; `None` when it is not of type LITE. Waits for the disk.
     pub fn lite_topics_of(&self, topic: &Topic) -> Option<usize> {
         let parent = self.inner.lite.parent(&self.inner.store, topic)?;
         parent.catch_up(self.inner.clock.now()).ok()?;

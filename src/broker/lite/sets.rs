@@ -1,7 +1,8 @@
 //! Which lite topics each client wants: its sets, one for each group and parent topic.
 //!
 //! They are in memory alone. Clients repeat their sets every 30 s, so after a restart each is whole again by then, and what
-//! comes meanwhile waits.
+//! comes meanwhile waits. That a group wants a lite topic in which it has done nothing yet is on record, so that nothing of it
+//! is forgotten meanwhile.
 //!
 //! A set also knows which of its lite topics may have something ([`LiteSet::queue`]): whoever makes that so says it to all
 //! sets that have the lite topic, and wakes one poll of each. So a poll looks at what may have something and at nothing
@@ -124,6 +125,11 @@ impl LiteSet {
     /// How many may have something.
     pub fn queued(&self) -> usize {
         self.inner.lock().queued.len()
+    }
+
+    /// Whether a poll of it is parked.
+    pub fn has_poll(&self) -> bool {
+        !self.line.is_empty()
     }
 
     /// Has one of its parked polls look.

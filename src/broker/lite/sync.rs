@@ -83,6 +83,10 @@ impl Broker {
                 self.begin(&parent, &set, &subscription, &new, sync.start).await?;
             }
             if self.put_into(&parent, &set, &ids, whole)? {
+                // In the set first: what a set has is not forgotten.
+                if sync.start == LiteStart::Last {
+                    self.note_wanted(&subscription, &new);
+                }
                 if !new.is_empty() {
                     set.wake();
                 }
@@ -115,6 +119,18 @@ impl Broker {
                     NotAdded::Closed => Ok(false),
                     why => Err(self.refused(why)),
                 }
+            }
+        }
+    }
+
+    /// Has it on record that the group wants these: until its clients say so again after a start, which takes them half a
+    /// minute, their messages are kept for it where it has done nothing yet.
+    fn note_wanted(&self, subscription: &Subscription, ids: &[LiteId]) {
+        for ids in ids.chunks(CHUNK) {
+            if let Err(error) = self.want_lanes(subscription, ids) {
+                let (topic, group) = (&subscription.owner.topic, &subscription.owner.group);
+                tracing::warn!(%topic, %group, %error, "could not record which lite topics a group wants");
+                return;
             }
         }
     }

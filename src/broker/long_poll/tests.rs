@@ -55,6 +55,32 @@ fn an_arrival_wakes_the_oldest_poll_of_each_group_and_no_other() {
 }
 
 #[test]
+fn an_arrival_takes_no_lock_of_a_line_in_which_nobody_waits() {
+    let (topic, group) = names();
+    let polls = Arc::new(LongPoll::new(10, 10));
+    let gone = polls.line(&topic, &GroupName::parse("audit").expect("a name"));
+    drop(Parked::in_line(&gone, Filter::All));
+    let parked = Parked::in_line(&polls.line(&topic, &group), Filter::All);
+    let held = gone.seats.lock();
+    let (tell, told) = std::sync::mpsc::channel();
+    let arrives = std::thread::spawn({
+        let (polls, topic) = (Arc::clone(&polls), topic.clone());
+        move || {
+            polls.arrived(&topic, QueueId(0), 0);
+            tell.send(()).expect("the test listens");
+        }
+    });
+    let told = told.recv_timeout(std::time::Duration::from_secs(10));
+    drop(held);
+    arrives.join().expect("no panic");
+    told.expect("it waited for the lock");
+    assert!(parked.is_woken());
+    let back = Parked::in_line(&gone, Filter::All);
+    polls.arrived(&topic, QueueId(0), 0);
+    assert!(back.is_woken());
+}
+
+#[test]
 fn an_arrival_wakes_every_pull_of_its_queue_that_may_want_it() {
     let (topic, group) = names();
     let polls = LongPoll::new(10, 10);

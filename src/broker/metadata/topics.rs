@@ -433,6 +433,7 @@ impl Broker {
         self.inner.meters.forget_topic(name);
         // Before the books: one that is made meanwhile is forgotten with them, and so has no lite topics that are gone.
         self.inner.lite.forget_topic(name, self.inner.clock.now());
+        self.await_again(name);
         self.keep_forgotten(self.inner.pop.forget_topic(name));
     }
 
@@ -453,6 +454,8 @@ impl Broker {
         let entry = Entry::new(topic, Kept::default(), starts);
         let topic = entry.topic.clone();
         topics.commit(&mut file, Change::Put(entry), self.saver())?;
+        drop(file);
+        self.begin_awaited(&topic);
         tracing::info!(topic = %topic.name, queues = topic.write_queues, "topic created");
         Ok((topic, true))
     }

@@ -67,6 +67,8 @@ pub struct GroupMeter {
     first: Out,
     again: Out,
     dead: Counter,
+    /// By clients of a broadcasting group.
+    given_up: Counter,
 }
 
 #[derive(Default)]
@@ -96,6 +98,8 @@ pub struct GroupCounts {
     pub again: (u64, u64),
     /// Messages that went to the dead-letter topic.
     pub dead: u64,
+    /// Messages that a client of a broadcasting group is done with and did not acknowledge.
+    pub given_up: u64,
 }
 
 impl Meters {
@@ -177,6 +181,11 @@ impl Meters {
     pub fn buried(&self, owner: &Owner) {
         self.group(owner).dead.add(1);
     }
+
+    /// A client of a broadcasting group, which has no dead letters, had its last attempt at a message, or gave it up.
+    pub fn given_up(&self, owner: &Owner) {
+        self.group(owner).given_up.add(1);
+    }
 }
 
 impl TopicMeter {
@@ -228,6 +237,7 @@ impl Broker {
             first: out(&meter.first),
             again: out(&meter.again),
             dead: meter.dead.get(),
+            given_up: meter.given_up.get(),
         };
         self.inner.meters.groups.all().into_iter().map(counts).collect()
     }

@@ -16,8 +16,8 @@ use crate::{
     },
 };
 
-use super::{AdminError, Book, Broker, Pages, QueueBook, Receipt, SettleError, What, in_order::Release};
-use crate::broker::long_poll::Cause;
+use super::{AdminError, Book, Broker, Exception, Pages, QueueBook, Receipt, SettleError, What, in_order::Release};
+use crate::broker::{Seen, Sighting, long_poll::Cause};
 
 impl Broker {
     /// Copies the message to the group's dead-letter topic and marks the delivery as done, as one append. Expiry is not
@@ -111,15 +111,29 @@ impl Broker {
     ) -> Result<PhysicalOffset, SettleError> {
         let (pop, owner) = (&self.inner.pop, &book.owner);
         let done = offset..offset.plus(1);
+        let attempts = match pages.book.exception(offset) {
+            Some(Exception::InFlight { attempt, .. }) => *attempt,
+            // The one that it will not get.
+            Some(
+                Exception::Waiting { attempt, .. } | Exception::Doomed { attempt, .. } | Exception::Moving { attempt },
+            ) => attempt.saturating_sub(1),
+            None => 0,
+        };
         let end = pop.log.append(owner, What::Done(vec![(book.queue_id, vec![done.clone()])]))?;
         pop.touch();
         pages.book.done_at(done, end);
         pop.schedule.count(&mut pages);
         drop(pages);
         owner.line.wake(Cause::Any);
+        self.inner.meters.given_up(owner);
         let (topic, queue) = (&owner.topic, book.queue_id);
-        if let Some((group, client)) = owner.group.as_member() {
-            tracing::warn!(%topic, group, client, %queue, %offset, "a client of a broadcasting group had its attempts at a message");
+        if let Some(client) = owner.group.client() {
+            let group = owner.group.whole();
+            tracing::warn!(%topic, %group, %client, %queue, %offset, attempts, "a client of a broadcasting group gave up a message");
+            let (at, host, what) = (self.inner.clock.wall(), None, Seen::Dropped);
+            let messages = std::iter::once((queue, offset, attempts)).collect();
+            let (topic, group) = (owner.topic.clone(), owner.group.clone());
+            self.seen(Sighting { at, what, client, host, topic, group, messages });
         }
         Ok(end)
     }

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     broker::{
         Group, SettleError, TakeError,
-        lite::{LiteSet, NEAR, Parent, QUEUE},
+        lite::{CHUNK, LiteSet, NEAR, Parent, QUEUE},
     },
     store::{Entry, Queue, ReadError},
     types::{Deadline, GroupName, LiteId, MessageType, PhysicalOffset, QueueOffset, TopicName},
@@ -38,12 +38,59 @@ impl QueueBook {
         self.owner.lite.get().filter(|_| self.queue_id == QUEUE)
     }
 
+    /// Where the group is in each lite topic that it has begun in. The book is open for a thousand of them at once.
+    pub fn cursors(&self) -> Vec<(LiteId, QueueOffset)> {
+        let mut all: Vec<(LiteId, QueueOffset)> = Vec::new();
+        loop {
+            let after = all.last().map(|(id, _)| *id);
+            let more = self.open().book.cursors_after(after, CHUNK);
+            if more.is_empty() {
+                return all;
+            }
+            all.extend(more);
+        }
+    }
+
+    /// What is in flight or waits, and in which lite topics; the same of opening.
+    pub fn held(&self) -> Vec<(QueueOffset, Option<LiteId>)> {
+        let mut all: Vec<(QueueOffset, Option<LiteId>)> = Vec::new();
+        loop {
+            let from = all.last().map_or(QueueOffset::ZERO, |(last, _)| last.plus(1));
+            let more = self.open().book.held_from(from, CHUNK);
+            if more.is_empty() {
+                return all;
+            }
+            all.extend(more);
+        }
+    }
+
     /// Whose a stored message is. Waits for the disk, so nobody may do it with the book open.
     pub fn lane_at(&self, offset: QueueOffset) -> Result<Option<LiteId>, ReadError> {
         match self.lite() {
             Some(_) => Ok(entry_at(&self.queue, offset)?.map(|entry| LiteId::from_code(entry.tags_code))),
             None => Ok(None),
         }
+    }
+}
+
+/// Dropped when a poll of a LITE topic has ended that was parked, has others look that found no room: it may have been woken
+/// in their place, and gone without having looked.
+pub(super) struct FeedsOthers {
+    broker: Broker,
+    book: Arc<QueueBook>,
+}
+
+impl FeedsOthers {
+    pub fn of(broker: &Broker, subscription: &Subscription) -> Option<Self> {
+        let books = subscription.books();
+        let book = books.first().filter(|book| book.lite().is_some())?;
+        Some(Self { broker: broker.clone(), book: Arc::clone(book) })
+    }
+}
+
+impl Drop for FeedsOthers {
+    fn drop(&mut self) {
+        self.broker.close(&self.book, self.book.open(), self.broker.inner.clock.now());
     }
 }
 
@@ -184,6 +231,28 @@ impl Broker {
         Ok(end)
     }
 
+    /// Notes that a group wants these lite topics, where it is nowhere yet: it is at their beginning then. Not waited for: the
+    /// record lies in the log before whatever is sent to them later.
+    pub(in crate::broker) fn want_lanes(&self, subscription: &Subscription, ids: &[LiteId]) -> Result<(), SettleError> {
+        let books = subscription.books();
+        let Some(book) = books.first().filter(|book| book.lite().is_some()) else { return Ok(()) };
+        let mut pages = book.open();
+        if pages.forgotten {
+            return Ok(());
+        }
+        self.keep_order(book, &mut pages, false);
+        let new = ids.iter().filter(|id| pages.book.cursor(**id).is_none());
+        let at = |id: &LiteId| LaneAt { queue: book.queue_id, id: *id, to: QueueOffset::ZERO };
+        let lanes: Vec<LaneAt> = new.map(at).collect();
+        if !lanes.is_empty() {
+            self.inner.pop.log.append(&subscription.owner, What::Rewind { lanes: lanes.clone(), void: Vec::new() })?;
+            self.inner.pop.touch();
+            lanes.iter().for_each(|lane| pages.book.set_cursor(lane.id, lane.to));
+        }
+        self.close(book, pages, self.inner.clock.now());
+        Ok(())
+    }
+
     /// Lite topics ended, which had no messages when the queue ended at `end`: no group is anywhere in them. Nor is it where
     /// retention has been, before `min`.
     pub(in crate::broker) fn forget_lanes(
@@ -194,11 +263,22 @@ impl Broker {
         end: QueueOffset,
     ) {
         for book in self.lite_books(topic) {
-            let mut pages = book.open();
-            pages.book.retained_from(min);
-            pages.book.forget_lanes(ids, end);
-            self.close(&book, pages, self.inner.clock.now());
+            self.forget_lanes_of(&book, ids, min, end);
         }
+    }
+
+    /// [`Broker::forget_lanes`], of one group.
+    pub(in crate::broker) fn forget_lanes_of(
+        &self,
+        book: &Arc<QueueBook>,
+        ids: &[LiteId],
+        min: QueueOffset,
+        end: QueueOffset,
+    ) {
+        let mut pages = book.open();
+        pages.book.retained_from(min);
+        pages.book.forget_lanes(ids, end);
+        self.close(book, pages, self.inner.clock.now());
     }
 
     /// Closes a book that changed: has it looked after in time, and tells the sets of its group which lanes may have
@@ -207,8 +287,7 @@ impl Broker {
         let moved = pages.book.take_moved_lanes(now);
         self.inner.pop.schedule.bring_forward(book, &mut pages, now);
         let Some(parent) = book.lite() else { return };
-        let held = pages.book.in_flight().max(pages.book.waiting());
-        let fed = pages.book.fed(self.inner.config.in_flight_max.saturating_sub(held));
+        let fed = pages.book.fed(self.inner.config.in_flight_max);
         drop(pages);
         if !moved.is_empty() {
             parent.tell(Some(&book.owner.group), &moved);
@@ -269,7 +348,7 @@ impl Walk<'_> {
     pub fn first_of_lanes(&mut self, book: &QueueBook, pages: &mut Pages, set: &Arc<LiteSet>, out: &mut Vec<Booked>) {
         let Some(parent) = book.lite() else { return };
         let index = parent.known();
-        let (min, mut hungry) = (book.queue.min(), false);
+        let (min, mut hungry, mut hungry_again) = (book.queue.min(), false, false);
         for _ in 0..set.queued() {
             if self.is_full(out) || self.scans_left == 0 {
                 break;
@@ -282,14 +361,14 @@ impl Walk<'_> {
             } else if !self.has_place(&pages.book, fresh) {
                 // Behind the others: there may be place for one of those.
                 set.queue(id);
-                hungry = true;
+                if fresh { hungry = true } else { hungry_again = true }
             } else {
                 let nonce = pages.book.deliver_in_lane(id, offset, attempt, self.until);
                 out.push(Booked { book: 0, offset, attempt, nonce, physical: PhysicalOffset::ZERO, size: 0 });
             }
         }
-        if hungry {
-            pages.book.is_hungry(set);
+        for (_, fresh) in [(hungry, true), (hungry_again, false)].into_iter().filter(|(is_so, _)| *is_so) {
+            pages.book.is_hungry(set, fresh);
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Each client of a broadcasting group consumes as a *member* (see [`GroupName::member`]): in all that is said here of
 //! groups it is a group of its own with the settings of the whole one, so its deliveries, attempts, receipts and records
 //! are those of a group with one client. It begins at the end of the topic when its client has said that it subscribes, or
-//! polls for the first time. What it had its attempts at is done, and no dead letter.
+//! polls for the first time; of a topic that is made while it is there ([`awaited`](super::awaited)), at the beginning. What it had its attempts at is done, and no dead letter.
 //!
 //! Official clients have a new id in each process, so members are left behind. One is forgotten when its client was gone for
 //! `broadcastOffsetExpireSecond` while the server ran, and those longest gone earlier, when there is no room for another.
@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 
 use crate::types::{ClientId, Deadline, GroupName, TopicName};
 
-use super::{Broker, Config, Pages, Receipt, Subscription, TakeError, TooManyBooks};
+use super::{Broker, Config, Pages, Receipt, Subscription, TakeError, TooManyBooks, awaited::Awaited};
 
 /// Of so many members one makes room at once when there are too many, the longest gone first: so that looking for them
 /// costs each that comes only a little.
@@ -38,6 +38,8 @@ pub struct Members {
     total: AtomicUsize,
     group_max: usize,
     total_max: usize,
+    /// Those that wait for a topic.
+    pub awaited: Awaited,
     /// When the snapshot was last asked for, for how long they were gone: microseconds.
     saved: AtomicU64,
 }
@@ -49,12 +51,19 @@ pub struct Used {
     at: AtomicU64,
     /// For how long it had not been used then: microseconds.
     before: AtomicU64,
+    /// How often: who decides that it is gone can tell that it came back meanwhile.
+    times: AtomicU64,
 }
 
 impl Used {
     pub fn now(&self, now: Deadline) {
         self.before.store(0, Relaxed);
         self.at.store(now.as_micros(), Relaxed);
+        self.times.fetch_add(1, Relaxed);
+    }
+
+    pub fn times(&self) -> u64 {
+        self.times.load(Relaxed)
     }
 
     /// It was restored: this long it had not been used when the server stopped.
@@ -65,6 +74,10 @@ impl Used {
 
     /// For how long it was not used while the server ran.
     pub fn idle(&self, now: Deadline) -> Duration {
+        if self.times() == 0 {
+            // It is being made.
+            return Duration::ZERO;
+        }
         let this_run = now.as_micros().saturating_sub(self.at.load(Relaxed));
         Duration::from_micros(this_run.saturating_add(self.before.load(Relaxed)))
     }
@@ -77,6 +90,7 @@ impl Members {
             total: AtomicUsize::new(0),
             group_max: config.broadcast_clients_max,
             total_max: config.broadcast_clients_total_max,
+            awaited: Awaited::default(),
             saved: AtomicU64::new(0),
         }
     }
@@ -144,35 +158,33 @@ impl Broker {
         }
     }
 
-    /// As whom a client settles these deliveries: as it polls, but for what the group delivered before it was broadcasting.
-    pub fn settles_as(
-        &self,
-        topic: &TopicName,
-        group: &GroupName,
-        client: &ClientId,
-        receipts: &[Receipt],
-    ) -> GroupName {
+    /// As whom a client settles a delivery: as it polls, but for what the group delivered before it was broadcasting.
+    pub fn settles_as(&self, topic: &TopicName, group: &GroupName, client: &ClientId, receipt: &Receipt) -> GroupName {
         match self.consumes_as(group, client) {
-            member if member != *group && receipts.first().is_some_and(|first| first.is_sealed_for(topic, group)) => {
-                group.clone()
-            }
+            member if member != *group && receipt.is_sealed_for(topic, group) => group.clone(),
             usual => usual,
         }
     }
 
     /// A client says that it subscribes to a topic: if the group is broadcasting, it begins there now, unless it has before.
-    /// Nothing happens where there is no such topic.
+    /// Where there is no such topic it begins with the first message of one that is made while the client is there.
     pub fn join(&self, topic: &TopicName, group: &GroupName, client: &ClientId) -> Result<(), TakeError> {
         let member = self.consumes_as(group, client);
-        let Some(topic) = self.topic(topic.as_str()).filter(|_| member.is_member()) else { return Ok(()) };
-        self.subscription(&topic, &member)?;
+        if !member.is_member() {
+            return Ok(());
+        }
+        match self.topic(topic.as_str()) {
+            Some(topic) => drop(self.subscription(&topic, &member)?),
+            None => self.awaits(topic, &member),
+        }
         Ok(())
     }
 
     /// Forgets members that were gone for too long, and those of groups that are not broadcasting any more. Away from the
     /// runtime, for there may be many.
     pub async fn expire_members(&self) {
-        if self.inner.pop.subscriptions.members().total() == 0 {
+        let members = self.inner.pop.subscriptions.members();
+        if members.total() == 0 && members.awaited.is_empty() {
             return;
         }
         let broker = self.clone();
@@ -182,6 +194,7 @@ impl Broker {
     }
 
     fn expire_members_blocking(&self) {
+        self.expire_awaited();
         let (pop, now) = (&self.inner.pop, self.inner.clock.now());
         let timeout = self.inner.config.broadcast_client_timeout;
         let all = pop.subscriptions.list(None).into_iter().filter(|subscription| subscription.owner.group.is_member());
@@ -190,11 +203,11 @@ impl Broker {
             if self.is_connected(&member) {
                 member.used.now(now);
             }
+            let times = member.used.times();
             let is_stray = !self.group(member.owner.group.as_str()).is_some_and(|group| group.broadcast);
             let is_burden = || self.is_pressed() && !self.is_there(&member) && holds(&member);
             if is_stray || member.used.idle(now) >= timeout || is_burden() {
-                self.forget_member(&member);
-                count += 1;
+                count += usize::from(self.forget_member(&member, times));
             }
         }
         if count > 0 {
@@ -219,19 +232,22 @@ impl Broker {
             _ => table.members_of(Some(topic), &member.whole()),
         };
         let most = (all.len() / FORGOTTEN_OF).max(1);
-        let mut gone: Vec<_> = all.into_iter().filter(|member| !self.is_there(member)).collect();
-        gone.sort_by_cached_key(|member| Reverse(member.used.idle(now)));
-        gone.iter().take(most).for_each(|member| self.forget_member(member));
-        !gone.is_empty()
+        let all = all.into_iter().map(|member| (member.used.times(), member));
+        let mut gone: Vec<_> = all.filter(|(_, member)| !self.is_there(member)).collect();
+        gone.sort_by_cached_key(|(_, member)| Reverse(member.used.idle(now)));
+        gone.iter().take(most).filter(|(times, member)| self.forget_member(member, *times)).count() > 0
     }
 
-    /// What it has in flight and has not done goes with it. Not waited for: what a crash brings back is forgotten again.
-    fn forget_member(&self, member: &Subscription) {
+    /// What it has in flight and has not done goes with it, unless it was used since it had been used so many `times`. Not
+    /// waited for: what a crash brings back is forgotten again.
+    pub(super) fn forget_member(&self, member: &Subscription, times: u64) -> bool {
         let owner = &member.owner;
-        if let Err(error) = self.inner.pop.forget_subscription(&owner.topic, &owner.group) {
+        let Some(recorded) = self.inner.pop.forget_unused(member, times) else { return false };
+        if let Err(error) = recorded {
             let (topic, client) = (&owner.topic, &owner.group);
             tracing::warn!(%topic, %client, %error, "a client that is gone comes back with a restart");
         }
+        true
     }
 
     fn is_connected(&self, member: &Subscription) -> bool {

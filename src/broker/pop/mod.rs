@@ -9,7 +9,7 @@
 //! - [`revive`]: leases that run out; [`bury`]: what had its attempts moves to the dead-letter topic.
 //! - [`lines`], [`in_order`]: the order of message groups, for FIFO groups; [`attempts`]: polls that are repeated.
 //! - [`lanes`]: LITE topics, where each lite topic is consumed in its own order by who wants it.
-//! - [`members`]: the clients of broadcasting groups, each with books of its own.
+//! - [`members`]: the clients of broadcasting groups, each with books of its own; [`awaited`]: topics that they wait for.
 //! - [`operate`]: what an operator does to a message that locks its line.
 //! - [`own`]: what the broker itself consumes of its own topics.
 //! - [`apache`]: what a store of Apache's says of its broker's own work.
@@ -25,6 +25,7 @@
 
 mod apache;
 mod attempts;
+mod awaited;
 mod book;
 mod bury;
 mod codec;
@@ -244,6 +245,16 @@ impl Pop {
         self.forget(Which::One(topic, group), Entry::ForgetSubscription(topic.clone(), group.clone()))
     }
 
+    /// The same of a member, unless it was used since it had been used so many `times`: then `None`.
+    fn forget_unused(&self, member: &Subscription, times: u64) -> Option<Result<(), AdminError>> {
+        let Owner { topic, group, .. } = &*member.owner;
+        let shut = |pages: &mut Pages| self.shut(pages);
+        self.subscriptions.forget_unused(member, times, shut, || {
+            self.polls.forget_line(topic, group);
+            self.record(&Entry::ForgetSubscription(topic.clone(), group.clone()))
+        })
+    }
+
     fn forget(&self, which: Which<'_>, entry: Entry) -> Result<(), AdminError> {
         let shut = |pages: &mut Pages| self.shut(pages);
         self.subscriptions.forget(which, shut, || {
@@ -304,6 +315,10 @@ impl Pop {
 impl Broker {
     /// The subscription of a group on a topic, made if need be.
     fn subscription(&self, topic: &Topic, group: &GroupName) -> Result<Arc<Subscription>, TooManyBooks> {
+        if group.is_member() {
+            // First, so that one that is known is not forgotten meanwhile.
+            self.inner.pop.subscriptions.get_for_use(&topic.name, group, self.inner.clock.now());
+        }
         let made = match self.made_subscription(topic, group) {
             Err(full @ TooManyBooks::Clients { .. }) if self.forget_gone_members(&full, &topic.name, group) => {
                 self.made_subscription(topic, group)

@@ -133,6 +133,8 @@ impl Broker {
     /// Lets a group go on from these offsets (from the first message that is stored where that is later), at once, in all
     /// of the queues or in none. Receipts from before become void. `Ok` is as safe as the flush policy says. Of a broadcasting
     /// group every client, one after the other, whether or not it is there; `Moved` then has the earliest of them and sums.
+    /// One record for all of them would hold thousands of books at once. A crash leaves each client at either place, and nobody
+    /// was told that it is done; the same reset again moves the rest, and those that were moved to where they were moved.
     pub async fn reset_offsets(
         &self,
         topic: &TopicName,

@@ -165,7 +165,7 @@ impl Broker {
         self.change(topic, group, receipt, invisible, false).await
     }
 
-    /// [`Broker::change_invisible`], but the message comes again as the same attempt.
+    /// [`Broker::change_invisible`], but a message of a lite topic comes again as the same attempt.
     pub async fn suspend(
         &self,
         topic: &TopicName,
@@ -215,7 +215,8 @@ impl Broker {
         let now = inner.clock.now();
         let until = now.plus(invisible);
         // A lease that ends is the attempt before the one that comes.
-        let held_as = if suspend { receipt.attempt.saturating_sub(1) } else { receipt.attempt };
+        let held_as =
+            if suspend && book.lite().is_some() { receipt.attempt.saturating_sub(1) } else { receipt.attempt };
         let (queue, offset, next_attempt) = (receipt.queue, receipt.offset, held_as.saturating_add(1));
         // The wall clock shows whole milliseconds; one more, so that it is never early.
         let visible_at = inner.clock.wall().plus(invisible).plus(Duration::from_millis(1));
@@ -300,11 +301,7 @@ impl Broker {
         if receipts.iter().any(earlier) {
             return Ok(self.subscription(&found, group)?);
         }
-        let known = pop.subscriptions.get(topic, group).ok_or(SettleError::Invalid)?;
-        if group.is_member() {
-            known.used.now(self.inner.clock.now());
-        }
-        Ok(known)
+        pop.subscriptions.get_for_use(topic, group, self.inner.clock.now()).ok_or(SettleError::Invalid)
     }
 
     /// `Live`, or `Done` when the receipt may still hear that it is; every other verdict is the refusal to answer.

@@ -128,9 +128,11 @@ pub fn in_turn(turn: usize, queues: usize, by_priority: bool) -> impl Iterator<I
     (0..queues).map(nth)
 }
 
+type Table = HashMap<TopicName, HashMap<GroupName, Arc<Subscription>>>;
+
 /// All subscriptions.
 pub struct Subscriptions {
-    table: RwLock<HashMap<TopicName, HashMap<GroupName, Arc<Subscription>>>>,
+    table: RwLock<Table>,
     ids: AtomicU64,
     /// Books in the table; changed under its lock.
     books: AtomicUsize,
@@ -178,13 +180,14 @@ pub enum TooManyBooks {
 /// the newest message on. Retry and dead-letter topics, and queues that a topic got later, are read from their first
 /// message.
 ///
-/// A client of a broadcasting group begins at the end, as Apache's broadcasting consumers do, whatever the topic.
-fn start(owner: &Owner, queue: &Queue, first: QueueOffset, new_group: bool) -> (QueueOffset, bool) {
+/// A client of a broadcasting group begins at the end, as Apache's broadcasting consumers do, whatever the topic; `awaited`:
+/// it is there since before the topic was made.
+fn start(owner: &Owner, queue: &Queue, first: QueueOffset, (new, awaited): (bool, bool)) -> (QueueOffset, bool) {
     let (topic, min, max) = (&owner.topic, queue.min(), queue.max());
-    if owner.group.is_member() && new_group {
-        return (max, true);
+    if owner.group.is_member() && new {
+        return (if awaited { min } else { max }, true);
     }
-    if min <= first || topic.is_derived() || !new_group {
+    if min <= first || topic.is_derived() || !new {
         return (min, false);
     }
     let newest = QueueOffset::new(max.get().saturating_sub(1)).max(min);
@@ -204,6 +207,16 @@ impl Subscriptions {
 
     pub fn get(&self, topic: &TopicName, group: &GroupName) -> Option<Arc<Subscription>> {
         self.table.read().get(topic)?.get(group).cloned()
+    }
+
+    /// The same for its consumers: a member is used as of now, and who has found it unused before does not forget it.
+    pub fn get_for_use(&self, topic: &TopicName, group: &GroupName, now: Deadline) -> Option<Arc<Subscription>> {
+        let table = self.table.read();
+        let found = table.get(topic)?.get(group)?;
+        if group.is_member() {
+            found.used.now(now);
+        }
+        Some(Arc::clone(found))
     }
 
     /// The subscription with at least `queues` books. What is new about it begins as [`start`] says; `record` is handed
@@ -237,12 +250,13 @@ impl Subscriptions {
             }
             self.books.store(books + new, Ordering::Relaxed);
         }
+        let awaited = new_group && group.is_member() && self.members.awaited.remove(topic, group);
         let subscription = known.cloned().unwrap_or_else(|| self.empty(polls, topic, group));
         let mut books = subscription.books().to_vec();
         let mut starts = Vec::new();
         for id in (books.len() as u32..queues).map(QueueId) {
             let queue = store.queue(topic, id);
-            let (at, matters) = start(&subscription.owner, &queue, first(id), new_group);
+            let (at, matters) = start(&subscription.owner, &queue, first(id), (new_group, awaited));
             if matters {
                 starts.push((id, at));
             }
@@ -338,7 +352,30 @@ impl Subscriptions {
     /// then `record` write that down, before new ones can be made.
     pub fn forget<R>(&self, which: Which<'_>, shut: impl Fn(&mut Pages), record: impl FnOnce() -> R) -> R {
         let mut table = self.table.write();
-        let gone = match which {
+        self.take_out(&mut table, which, shut);
+        record()
+    }
+
+    /// [`Subscriptions::forget`] of a member, unless it was used since it had been used so many `times`: then `None`.
+    pub fn forget_unused<R>(
+        &self,
+        member: &Subscription,
+        times: u64,
+        shut: impl Fn(&mut Pages),
+        record: impl FnOnce() -> R,
+    ) -> Option<R> {
+        let Owner { topic, group, .. } = &*member.owner;
+        let mut table = self.table.write();
+        let known = table.get(topic)?.get(group)?;
+        if !std::ptr::eq(&**known, member) || known.used.times() != times {
+            return None;
+        }
+        self.take_out(&mut table, Which::One(topic, group), shut);
+        Some(record())
+    }
+
+    fn take_out(&self, table: &mut Table, which: Which<'_>, shut: impl Fn(&mut Pages)) {
+        let gone: Vec<_> = match which {
             Which::OfTopic(topic) => table.remove(topic).into_iter().flat_map(HashMap::into_values).collect(),
             Which::One(topic, group) => {
                 let groups = table.get_mut(topic);
@@ -369,6 +406,5 @@ impl Subscriptions {
                 self.members.remove(&owner.topic, &owner.group);
             }
         }
-        record()
     }
 }

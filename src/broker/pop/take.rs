@@ -9,7 +9,7 @@ use crate::{
 
 use super::{
     Book, Broker, Delivery, Filter, Pages, QueueBook, Receipt, Subscription, Take, TakeError, book::Logged,
-    in_order::Learnt, receipt::Terms,
+    in_order::Learnt, lanes::FeedsOthers, receipt::Terms,
 };
 use crate::broker::{
     Group,
@@ -79,6 +79,8 @@ impl Broker {
     /// Empty when nothing came in time. Dropped while it waits, it takes nothing.
     pub async fn take(&self, take: Take) -> Result<Vec<Delivery>, TakeError> {
         let polls = &self.inner.pop.polls;
+        // Dropped after the seat.
+        let mut _feeds_others = None;
         let mut seat: Option<Seat> = None;
         loop {
             let (topic, group) = self.may_take(&take.topic, &take.group).await?;
@@ -122,6 +124,7 @@ impl Broker {
                 }
                 // Seated first, the next round is the last look before it waits.
                 None => {
+                    _feeds_others = FeedsOthers::of(self, &subscription);
                     seat = Some(line.sit(take.filter.clone())?);
                 }
             }

@@ -82,6 +82,12 @@ pub enum Happened {
     },
     /// Its consumer gave it up, which the dead-lettering above follows.
     GaveUp,
+    /// A client of a broadcasting group, which has no dead letters, is done with it after so many deliveries that it did not
+    /// acknowledge.
+    Dropped {
+        attempts: u32,
+        attempts_max: u32,
+    },
     /// A dead letter was sent again.
     Resent {
         to: TopicName,
@@ -225,7 +231,16 @@ impl Broker {
                 let attempts_max = settled.group.as_ref().map_or(0, |group| self.attempts_of(group));
                 Happened::DeadLettered { to: with.topic.clone(), failures, attempts_max }
             }
-            _ => Happened::Acked,
+            // Unless it was put off as the last attempt, and acknowledged then: who acknowledged may be remembered.
+            _ => {
+                let member = settled.group.as_ref().filter(|group| group.is_member());
+                match member.map(|member| self.attempts_of(member)) {
+                    Some(attempts_max @ 1..) if failures >= attempts_max => {
+                        Happened::Dropped { attempts: failures, attempts_max }
+                    }
+                    _ => Happened::Acked,
+                }
+            }
         }
     }
 
@@ -242,15 +257,15 @@ impl Broker {
         for sighting in &sightings {
             for place in places {
                 let Some((.., attempt)) = is_of(sighting, place) else { continue };
-                let client = Some((sighting.client.clone(), sighting.host));
+                let client = sighting.host.map(|host| (sighting.client.clone(), host));
                 // The log may say it too, from a moment before the call was answered.
                 let same = |what: &Happened| match (sighting.what, what) {
                     (Seen::Delivered { .. }, Happened::Delivered { attempt: a, .. }) => *a == attempt,
-                    (Seen::Acked, Happened::Acked) => true,
+                    (Seen::Acked | Seen::Dropped, Happened::Acked | Happened::Dropped { .. }) => true,
                     (Seen::Changed { .. }, Happened::Failed { next_attempt, .. }) => *next_attempt == attempt + 1,
                     _ => false,
                 };
-                let said = events.iter_mut().find(|event| {
+                let said = events.iter_mut().rev().find(|event| {
                     event.group.as_ref() == Some(&sighting.group)
                         && event.client.is_none()
                         && (&event.topic, event.queue, event.offset) == (&place.0, place.1, place.2)
@@ -258,6 +273,14 @@ impl Broker {
                         && same(&event.what)
                 });
                 if let Some(event) = said {
+                    match sighting.what {
+                        Seen::Acked => event.what = Happened::Acked,
+                        Seen::Dropped => {
+                            let attempts_max = self.attempts_of(&sighting.group);
+                            event.what = Happened::Dropped { attempts: attempt, attempts_max };
+                        }
+                        _ => {}
+                    }
                     event.client = client;
                     continue;
                 }
@@ -265,7 +288,7 @@ impl Broker {
                     Seen::Delivered { until } => Happened::Delivered { attempt, until },
                     Seen::Unread => Happened::Unread,
                     Seen::GaveUp => Happened::GaveUp,
-                    Seen::Acked | Seen::Changed { .. } => continue,
+                    Seen::Acked | Seen::Changed { .. } | Seen::Dropped => continue,
                 };
                 let (topic, queue, offset) = place.clone();
                 let group = Some(sighting.group.clone());

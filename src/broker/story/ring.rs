@@ -41,6 +41,9 @@ pub enum Seen {
     },
     /// It sent the message to the dead-letter topic.
     GaveUp,
+    /// It is a client of a broadcasting group, and had its last attempt at the message or gave it up: done, and no dead
+    /// letter. The server saw to that.
+    Dropped,
 }
 
 /// One call.
@@ -49,7 +52,8 @@ pub struct Sighting {
     pub at: Timestamp,
     pub what: Seen,
     pub client: ClientId,
-    pub host: SocketAddr,
+    /// From where it called; `None` when the server did it.
+    pub host: Option<SocketAddr>,
     pub topic: TopicName,
     pub group: GroupName,
     pub messages: Sighted,
@@ -187,7 +191,7 @@ mod tests {
             at: Timestamp::from_millis(n),
             what: Seen::Acked,
             client: ClientId::parse("c").unwrap(),
-            host: ([127, 0, 0, 1], 1).into(),
+            host: Some(([127, 0, 0, 1], 1).into()),
             topic: TopicName::parse("T").unwrap(),
             group: GroupName::parse("g").unwrap(),
             messages: (0..32).map(|i| (QueueId(0), QueueOffset::new(i), 1)).collect(),

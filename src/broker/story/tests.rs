@@ -85,6 +85,7 @@ impl World {
     fn saw(&self, what: Seen, receipts: &[&Receipt]) {
         let messages = receipts.iter().map(|r| (r.queue(), r.offset(), r.attempt())).collect();
         let ((client, host), at) = (client(), self.now());
+        let host = Some(host);
         self.broker.seen(Sighting { at, what, client, host, topic: topic("T"), group: group("g"), messages });
     }
 
@@ -230,6 +231,62 @@ async fn a_message_given_up_by_its_consumer_says_so() {
     let story = world.story("a");
     let dead = |what: &&Happened| matches!(what, Happened::DeadLettered { failures: 0, .. });
     assert!(happened(&story).iter().any(dead) && happened(&story).contains(&&Happened::GaveUp), "{:?}", story.events);
+}
+
+#[tokio::test]
+async fn what_a_client_of_a_broadcasting_group_gave_up_is_told_from_what_it_acknowledged() {
+    let mut world = World::new();
+    let change = crate::broker::GroupChange { broadcast: Some(true), ..Default::default() };
+    world.broker.update_group(&group("g"), change).unwrap();
+    let names = ["acks", "fails", "gives-up", "acks-late"];
+    let [acks, fails, gives_up, acks_late] = names.map(|name| {
+        let id = ClientId::parse(name).unwrap();
+        world.broker.join(&topic("T"), &group("g"), &id).unwrap();
+        world.broker.consumes_as(&group("g"), &id)
+    });
+    world.send("a", MessageType::Normal, None).await;
+    let (broker, clock) = (world.broker.clone(), world.machine.clock.clone());
+    let take = async |by: &GroupName| {
+        let (until, invisible) = (clock.now(), Duration::from_secs(10));
+        let (topic, group) = (topic("T"), by.clone());
+        let take = Take { topic, group, filter: Filter::All, max: 1, invisible, until, attempt_id: None };
+        broker.take(take).await.unwrap().remove(0).receipt
+    };
+    let of_acks = take(&acks).await;
+    broker.ack(&topic("T"), &acks, &[of_acks]).await.unwrap().remove(0).unwrap();
+    let given_up = take(&gives_up).await;
+    broker.forward_to_dead_letter(&topic("T"), &gives_up, &given_up).await.unwrap();
+    for _ in 0..2 {
+        take(&fails).await;
+        world.pass(11).await;
+    }
+    // Put off as the last attempt, which is on record as a failure, and acknowledged after all.
+    take(&acks_late).await;
+    world.pass(11).await;
+    let last = take(&acks_late).await;
+    let last = broker.change_invisible(&topic("T"), &acks_late, &last, Duration::from_secs(60)).await.unwrap();
+    broker.ack(&topic("T"), &acks_late, std::slice::from_ref(&last)).await.unwrap().remove(0).unwrap();
+    let (at, (client, host)) = (world.now(), client());
+    let messages = std::iter::once((last.queue(), last.offset(), last.attempt())).collect();
+    let (what, host) = (Seen::Acked, Some(host));
+    broker.seen(Sighting { at, what, client, host, topic: topic("T"), group: acks_late.clone(), messages });
+    let ends = |story: &Story, of: &GroupName| {
+        let of = story.events.iter().filter(|event| event.group.as_ref() == Some(of)).map(|event| event.what.clone());
+        of.filter(|what| matches!(what, Happened::Acked | Happened::Dropped { .. })).collect::<Vec<_>>()
+    };
+    let dropped = |attempts| vec![Happened::Dropped { attempts, attempts_max: 2 }];
+    let story = world.story("a");
+    assert_eq!(ends(&story, &acks), [Happened::Acked]);
+    assert_eq!(ends(&story, &acks_late), [Happened::Acked]);
+    assert_eq!(ends(&story, &gives_up), dropped(1));
+    assert_eq!(ends(&story, &fails), dropped(2));
+    let counts = broker.group_counts();
+    let named = counts.iter().filter(|counts| counts.of.is_some());
+    assert_eq!(named.map(|counts| (counts.given_up, counts.dead)).collect::<Vec<_>>(), [(2, 0)]);
+    drop(broker);
+    world = world.crash(3);
+    assert_eq!(ends(&world.story("a"), &fails), dropped(2), "by what the log says alone");
+    assert_eq!(ends(&world.story("a"), &acks), [Happened::Acked]);
 }
 
 #[tokio::test]

@@ -17,7 +17,11 @@ Examples:
   ferromq group reset billing --topic orders --to begin                  everything again
   ferromq group reset billing --topic orders --to end --dry-run          what would be passed over
   ferromq group reset billing --topic orders --queue 3 --to 1200
-  ferromq group reset billing --topic orders --to 2026-01-31T08:00:00+01:00")]
+  ferromq group reset billing --topic orders --to 2026-01-31T08:00:00+01:00
+
+A broadcasting group's clients are moved one after the other, with a record for each. When the server dies in between, the
+command fails, and after the start some are at the new place and some where they were; nothing is in between. Run it again:
+whom it has moved it moves to the same place.")]
 pub struct Args {
     /// Consumer group.
     group: String,

@@ -102,7 +102,9 @@ fn told(event: &pb::LifeEvent) -> String {
         Kind::Prepared => "stored as the half of a transaction".into(),
         Kind::Delivered => format!("delivered, attempt {attempt}, invisible until {at}"),
         Kind::Unread => "not read by the client; it comes again soon".into(),
-        Kind::Done if event.client_id.is_some() => "acknowledged".into(),
+        Kind::Done if event.host.is_some() => "acknowledged".into(),
+        // Of a broadcasting group; who did it is not remembered.
+        Kind::Done if event.client_id.is_some() => "done: acknowledged, or given up with attempts left".into(),
         Kind::Done => "done: acknowledged, or skipped by an operator".into(),
         Kind::Failed => format!("failed or put off; attempt {attempt} is due at {at}"),
         Kind::DeadLettered => {
@@ -113,7 +115,11 @@ fn told(event: &pb::LifeEvent) -> String {
             };
             format!("dead-lettered to {}: {why}", event.to_topic())
         }
-        Kind::GivenUp => "sent to the dead letters by its consumer".into(),
+        Kind::GivenUp => "given up by its consumer".into(),
+        Kind::Dropped => {
+            let max = event.attempts_max();
+            format!("given up after {count} of {max} attempts; a broadcasting group has no dead letters")
+        }
         Kind::Resent => format!("sent to {} again", event.to_topic()),
         Kind::Fired => {
             let late = event.late.unwrap_or_default();

@@ -89,6 +89,14 @@ fn of_traffic() -> Vec<Rule> {
             "Look at the topic %DLQ%{{ $labels.consumer_group }}.",
         ),
         rule(
+            "FerroMQBroadcastGivenUp",
+            format!("sum by (node_id, topic, consumer_group) (increase({}[10m])) > 0", name(Id::GivenUp)),
+            "0m",
+            "warning",
+            "Clients of the broadcasting group {{ $labels.consumer_group }} gave up messages of {{ $labels.topic }}",
+            "The log of the server names each message and client; `ferromq message explain` tells its life.",
+        ),
+        rule(
             "FerroMQSyncsAreSlow",
             format!("{} > 0.5", p99(Id::SyncTime, "")),
             "10m",

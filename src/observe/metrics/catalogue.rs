@@ -84,6 +84,7 @@ catalogue! {
     MessagesOut Counter "rocketmq_messages_out_total" None ["topic", "consumer_group", "is_system", "is_retry"] "Messages handed to consumers; is_retry: not for the first time.";
     ThroughputOut Counter "rocketmq_throughput_out_total" None ["topic", "consumer_group", "is_system", "is_retry"] "Bytes of these.";
     SendToDlq Counter "rocketmq_send_to_dlq_messages_total" None ["consumer_group", "topic", "is_system"] "Messages that had their attempts and went to the dead-letter topic.";
+    GivenUp Counter "ferromq_broadcast_given_up_total" None ["consumer_group", "topic", "is_system"] "Messages that a client of a broadcasting group had its attempts at or gave up; such groups have no dead letters.";
 
     ConsumerLag Gauge "rocketmq_consumer_lag_messages" None ["consumer_group", "topic", "is_retry", "is_system"] "Messages that are not done: never delivered or in flight; with is_retry, those that wait for another attempt.";
     ConsumerLagLatency Gauge "rocketmq_consumer_lag_latency" Milliseconds ["consumer_group", "topic", "is_retry", "is_system"] "Age of the oldest message that is not done.";

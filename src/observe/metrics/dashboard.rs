@@ -66,9 +66,12 @@ fn of_traffic() -> Vec<Panel> {
             ],
         ),
         panel(
-            "Dead letters",
+            "Dead letters, and what clients of broadcasting groups gave up",
             "mps",
-            vec![(rate(Id::SendToDlq, "topic, consumer_group"), "{{topic}} {{consumer_group}}")],
+            vec![
+                (rate(Id::SendToDlq, "topic, consumer_group"), "{{topic}} {{consumer_group}}"),
+                (rate(Id::GivenUp, "topic, consumer_group"), "given up {{topic}} {{consumer_group}}"),
+            ],
         ),
     ]
 }

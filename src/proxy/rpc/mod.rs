@@ -47,7 +47,7 @@ impl Messaging {
     ) {
         let messages: Sighted = receipts.map(|r| (r.queue(), r.offset(), r.attempt())).collect();
         if !messages.is_empty() {
-            let (at, host) = (self.front.broker.clock().wall(), self.connection.peer);
+            let (at, host) = (self.front.broker.clock().wall(), Some(self.connection.peer));
             let (client, topic, group) = (call.client.clone(), topic.clone(), group.clone());
             self.front.broker.seen(Sighting { at, what, client, host, topic, group, messages });
         }

@@ -187,7 +187,7 @@ impl Drop for Unread {
         if !messages.is_empty() {
             let broker = &self.front.broker;
             let (client, group) = (self.holder.client.clone(), self.holder.group.clone());
-            let (at, topic, host) = (broker.clock().wall(), self.topic.clone(), self.host);
+            let (at, topic, host) = (broker.clock().wall(), self.topic.clone(), Some(self.host));
             broker.seen(Sighting { at, what: Seen::Unread, client, host, topic, group, messages });
         }
         for Delivery { receipt, .. } in self.messages.by_ref() {

@@ -40,7 +40,7 @@ impl Messaging {
         Ok(v2::AckMessageResponse { status, entries })
     }
 
-    /// One status for each entry: all that can be read are acked as one, and each has its own result.
+    /// One status for each entry, in their order.
     async fn ack_each(
         &self,
         call: &Call,
@@ -48,29 +48,49 @@ impl Messaging {
         group: GroupName,
         entries: &[v2::AckMessageEntry],
     ) -> Vec<v2::Status> {
-        let parsed: Vec<Result<Receipt, SettleError>> = entries.iter().map(|e| e.receipt_handle.parse()).collect();
-        let receipts: Vec<Receipt> = parsed.iter().filter_map(|p| p.as_ref().ok().cloned()).collect();
-        let group = self.front.broker.settles_as(topic, &group, &call.client, &receipts);
-        let results = match &*receipts {
-            [] => Ok(Vec::new()),
-            receipts => self.front.broker.ack(topic, &group, receipts).await,
-        };
+        let broker = &self.front.broker;
+        let mut statuses: Vec<Outcome<()>> = Vec::with_capacity(entries.len());
+        // By who settles them, with their places: mostly they are one's.
+        let mut parts: Vec<(GroupName, Vec<(usize, Receipt)>)> = Vec::new();
+        for (place, entry) in entries.iter().enumerate() {
+            match entry.receipt_handle.parse::<Receipt>() {
+                Ok(receipt) => {
+                    let whose = broker.settles_as(topic, &group, &call.client, &receipt);
+                    let at = parts.iter().position(|(name, _)| *name == whose).unwrap_or(parts.len());
+                    if at == parts.len() {
+                        parts.push((whose, Vec::new()));
+                    }
+                    parts[at].1.push((place, receipt));
+                    statuses.push(Ok(()));
+                }
+                Err(error) => statuses.push(Err(error.into())),
+            }
+        }
+        for (group, receipts) in parts {
+            let (places, receipts): (Vec<usize>, Vec<Receipt>) = receipts.into_iter().unzip();
+            let acked = self.ack_part(call, topic, group, &receipts).await;
+            places.into_iter().zip(acked).for_each(|(place, status)| statuses[place] = status);
+        }
+        statuses.into_iter().map(|s| s.map_or_else(|refusal: Refusal| refusal.into(), |()| status::ok())).collect()
+    }
+
+    /// All of them are acked as one, and each has its own result.
+    async fn ack_part(
+        &self,
+        call: &Call,
+        topic: &TopicName,
+        group: GroupName,
+        receipts: &[Receipt],
+    ) -> Vec<Outcome<()>> {
+        let results = self.front.broker.ack(topic, &group, receipts).await;
         if let Ok(each) = &results {
             let acked = receipts.iter().zip(each).filter(|(_, result)| result.is_ok()).map(|(receipt, _)| receipt);
             self.seen(call, (topic, &group), Seen::Acked, acked);
         }
         let holder = Holder { client: call.client.clone(), group };
-        let mut results = match results {
-            Ok(each) => each.into_iter(),
-            // A refusal of the call is each entry's result, so that clients which look at entries alone see it.
-            Err(error) => vec![Err(error); receipts.len()].into_iter(),
-        };
-        let status = |parsed: Result<Receipt, SettleError>| match parsed {
-            Ok(receipt) => self.settled(&holder, &receipt, results.next().unwrap_or(Err(SettleError::Invalid))),
-            Err(error) => Err(error.into()),
-        };
-        let statuses = parsed.into_iter().map(status);
-        statuses.map(|s| s.map_or_else(|refusal: Refusal| refusal.into(), |()| status::ok())).collect()
+        // A refusal of the call is each entry's result, so that clients which look at entries alone see it.
+        let each = results.unwrap_or_else(|error| vec![Err(error); receipts.len()]);
+        receipts.iter().zip(each).map(|(receipt, result)| self.settled(&holder, receipt, result)).collect()
     }
 
     /// Ends the renewal of what is settled, or can no longer be; what may still be settled by repeating is kept alive.
@@ -104,7 +124,7 @@ impl Messaging {
         let group = convert::group(request.group.as_ref())?;
         let invisible = poll::changed_lease(request.invisible_duration.as_ref(), &self.front.config.leases)?;
         let receipt: Receipt = request.receipt_handle.parse()?;
-        let group = self.front.broker.settles_as(&topic, &group, &call.client, std::slice::from_ref(&receipt));
+        let group = self.front.broker.settles_as(&topic, &group, &call.client, &receipt);
         let holder = Holder { client: call.client.clone(), group };
         let broker = &self.front.broker;
         let result = match request.suspend() {
@@ -125,18 +145,26 @@ impl Messaging {
     ) -> Outcome<v2::ForwardMessageToDeadLetterQueueResponse> {
         let topic = convert::topic(request.topic.as_ref())?;
         let group = convert::group(request.group.as_ref())?;
-        let group = self.front.broker.consumes_as(&group, &call.client);
-        let holder = Holder { client: call.client.clone(), group };
+        let broker = &self.front.broker;
         let receipt: Receipt = match &*request.receipt_handle {
             // C++ names the message alone.
-            "" => self.front.renewals.find(&holder, &request.message_id).ok_or(SettleError::Invalid)?,
+            "" => self.kept(call, &group, &request.message_id).ok_or(SettleError::Invalid)?,
             handle => handle.parse()?,
         };
-        let result = self.front.broker.forward_to_dead_letter(&topic, &holder.group, &receipt).await;
+        let group = broker.settles_as(&topic, &group, &call.client, &receipt);
+        let holder = Holder { client: call.client.clone(), group };
+        let result = broker.forward_to_dead_letter(&topic, &holder.group, &receipt).await;
         if result.is_ok() {
             self.seen(call, (&topic, &holder.group), Seen::GaveUp, std::iter::once(&receipt));
         }
         self.settled(&holder, &receipt, result)?;
         Ok(v2::ForwardMessageToDeadLetterQueueResponse { status: Some(status::ok()) })
+    }
+
+    /// The delivery of a message that is kept for the client, as it polls or as the whole group once did.
+    fn kept(&self, call: &Call, group: &GroupName, message_id: &str) -> Option<Receipt> {
+        let names = [self.front.broker.consumes_as(group, &call.client), group.clone()];
+        let holders = names.into_iter().map(|group| Holder { client: call.client.clone(), group });
+        holders.into_iter().find_map(|holder| self.front.renewals.find(&holder, message_id))
     }
 }

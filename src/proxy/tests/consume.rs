@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::proto::v2::{self, Code, receive_message_response::Content};
 
-use crate::proxy::testing::{Client, Rig, code, config, eventually, pass, system};
+use crate::proxy::testing::{Client, Rig, code, config, eventually, pass, resource, system};
 
 #[tokio::test]
 async fn what_is_acked_does_not_come_again() {
@@ -308,4 +308,35 @@ async fn an_acknowledgement_of_too_many_messages_is_refused_whole_and_clearly() 
     assert_eq!((status.code(), refused.entries.len()), (v2::Code::BadRequest, 0));
     assert!(status.message.contains("1025") && status.message.contains("1024"), "{}", status.message);
     assert_eq!(client.ack("T", "g", &vec![handle; 1024]).await.status.unwrap().code(), v2::Code::Ok);
+}
+
+#[tokio::test]
+async fn what_a_group_delivered_before_it_was_broadcasting_is_settled_beside_what_came_since() {
+    let rig = Rig::start().await;
+    let mut client = rig.client("c").await;
+    client.send("T", "a").await;
+    client.send("T", "b").await;
+    let before = client.receive("T", "g").await.handles();
+    let group = crate::types::GroupName::parse("g").unwrap();
+    let change = crate::broker::GroupChange { broadcast: Some(true), ..Default::default() };
+    rig.broker.update_group(&group, change).unwrap();
+    assert_eq!(client.receive("T", "g").await.code(), Code::MessageNotFound, "it begins now");
+    client.send("T", "c").await;
+    let since = client.receive("T", "g").await.handles();
+    assert_eq!((before.len(), since.len()), (2, 1));
+    let both = [before[0].clone(), "none of ours".into(), since[0].clone()];
+    let acked = client.ack("T", "g", &both).await;
+    let codes: Vec<_> = acked.entries.iter().map(|entry| code(&entry.status)).collect();
+    assert_eq!(codes, [Code::Ok, Code::InvalidReceiptHandle, Code::Ok]);
+    assert_eq!(acked.entries.iter().map(|entry| &entry.receipt_handle).collect::<Vec<_>>(), both.each_ref());
+    let request = v2::ForwardMessageToDeadLetterQueueRequest {
+        group: resource("g"),
+        topic: resource("T"),
+        receipt_handle: before[1].clone(),
+        ..Default::default()
+    };
+    let request = client.request(request);
+    let moved = client.api.forward_message_to_dead_letter_queue(request).await.unwrap().into_inner();
+    assert_eq!(code(&moved.status), Code::Ok);
+    assert!(rig.broker.topic("%DLQ%g").is_some(), "it was the group's, not a client's");
 }

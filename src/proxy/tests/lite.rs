@@ -1,7 +1,9 @@
 //! Lite topics over the wire.
 
+use std::time::Duration;
+
 use super::*;
-use crate::proxy::testing::{Client, Telemetry, consumer_settings};
+use crate::proxy::testing::{Client, Telemetry, consumer_settings, pass};
 use crate::types::{MessageType, TopicName};
 
 const NAME: &str = "Sessions";
@@ -140,4 +142,22 @@ async fn a_consumer_that_is_none_of_lite_topics_is_refused_and_told_what_to_use(
         assert_eq!(sync(&client, CompleteAdd, &["s1"]).await, Code::Ok);
         assert_eq!(client.receive(NAME, "g").await.code(), Code::MessageNotFound);
     }
+}
+
+#[test]
+fn leases_are_renewed_while_looking_for_idle_lite_topics_takes_long() {
+    // With one thread for what may wait for the disk, which does.
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().max_blocking_threads(1).build().unwrap().block_on(async {
+        let rig = rig().await;
+        let client = rig.client("c").await;
+        assert_eq!(sync(&client, v2::LiteSubscriptionAction::CompleteAdd, &["s1"]).await, Code::Ok);
+        pass(&rig, Duration::from_secs(60)).await;
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let slow = tokio::task::spawn_blocking(move || wait.recv());
+        let round = tokio::time::timeout(Duration::from_secs(5), rig.proxy.tick()).await;
+        drop(go);
+        slow.await.unwrap().unwrap_err();
+        assert!(round.is_ok(), "the round that renews leases waited");
+    });
 }

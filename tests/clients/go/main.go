@@ -143,7 +143,7 @@ type arguments struct {
 	count, size, batch, checks                                                        int
 	timeout, startTimeout, delay, invisible, await, linger, endAfter                  int64
 	rate                                                                              float64
-	keys, props                                                                       list
+	keys, props, lite                                                                 list
 	hasTag, hasGroup, hasDelay                                                        bool
 }
 
@@ -175,6 +175,7 @@ func parse(cmd string, rest []string) *arguments {
 		s.StringVar(&a.prefix, "prefix", "m", "")
 		s.Float64Var(&a.rate, "rate", 0, "")
 		s.StringVar(&a.declare, "topic-declare", "yes", "")
+		s.Var(&a.lite, "lite", "")
 		s.StringVar(&a.transaction, "transaction", "", "")
 		s.Int64Var(&a.endAfter, "end-after-ms", 0, "")
 		s.StringVar(&a.checker, "checker", "", "")
@@ -192,6 +193,7 @@ func parse(cmd string, rest []string) *arguments {
 	}
 	if cmd == "push" {
 		s.Int64Var(&a.linger, "linger-ms", 1000, "")
+		s.Var(&a.lite, "lite", "")
 	}
 	if err := s.Parse(rest); err != nil || s.NArg() > 0 {
 		usage(fmt.Sprint(s.Args()))
@@ -347,6 +349,9 @@ func produce(a *arguments) {
 			}
 			if a.hasGroup {
 				m.SetMessageGroup(a.messageGroup)
+			}
+			if len(a.lite) > 0 {
+				m.SetLiteTopic(a.lite[0])
 			}
 			if a.hasDelay {
 				m.SetDelayTimestamp(time.Now().Add(ms(a.delay)))
@@ -525,14 +530,27 @@ func push(a *arguments) {
 		return rmq.SUCCESS
 	}
 	var p rmq.PushConsumer
+	var lite rmq.LitePushConsumer
+	listener := rmq.WithPushMessageListener(&rmq.FuncMessageListener{Consume: consume})
 	a.start(func() (err error) {
-		p, err = rmq.NewPushConsumer(a.config(), rmq.WithPushSubscriptionExpressions(a.subscriptions()),
-			rmq.WithPushMessageListener(&rmq.FuncMessageListener{Consume: consume}))
+		if len(a.lite) > 0 {
+			lite, err = rmq.NewLitePushConsumer(a.config(), rmq.NewLitePushConsumerConfig(a.topic, 30*time.Second), listener)
+			p = lite
+		} else {
+			p, err = rmq.NewPushConsumer(a.config(), rmq.WithPushSubscriptionExpressions(a.subscriptions()), listener)
+		}
 		if err != nil {
 			return err
 		}
 		return p.Start()
 	})
+	for _, name := range a.lite {
+		if err := lite.SubscribeLite(name); err != nil {
+			emit("error", fields{"code": codeOf(err), "message": err.Error(), "op": "subscribe"})
+			finish(1, "", p.GracefulStop, nil)
+		}
+		emit("subscribed", fields{"lite": name})
+	}
 	a.deadline(c, 0, p.GracefulStop)
 	<-full
 	time.Sleep(ms(a.linger)) // the acks of the last messages go out

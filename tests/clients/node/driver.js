@@ -81,10 +81,10 @@ function args() {
     produce: {
       ...common, size: text, tag: text, key: { type: 'string', multiple: true }, prop: { type: 'string', multiple: true },
       'message-group': text, fifo: text, 'delay-ms': text, prefix: text, rate: text, 'topic-declare': text,
-      transaction: text, 'end-after-ms': text, checker: text, checks: text,
+      transaction: text, 'end-after-ms': text, checker: text, checks: text, lite: { type: 'string', multiple: true },
     },
     simple: { ...consumer, batch: text, 'invisible-ms': text, 'await-ms': text },
-    push: { ...consumer, 'linger-ms': text },
+    push: { ...consumer, 'linger-ms': text, lite: { type: 'string', multiple: true } },
   }[cmd];
   if (!options) usage(`unknown command ${cmd}`);
   let v;
@@ -111,7 +111,7 @@ function args() {
     transaction: v.transaction, endAfter: number('end-after-ms', 0), checker: v.checker, checks: number('checks', 0),
     group: v.group, filter: v.filter ?? '*', sql: v.sql, onMessage: v['on-message'] ?? 'ack',
     batch: number('batch', 16), invisible: number('invisible-ms', 10000), await: number('await-ms', 5000),
-    linger: number('linger-ms', 1000),
+    linger: number('linger-ms', 1000), lite: v.lite ?? [],
   };
   if (cmd !== 'version' && (!a.endpoint || !a.topic)) usage('--endpoint and --topic are needed');
   if ((cmd === 'simple' || cmd === 'push') && !a.group) usage('--group is needed');
@@ -207,7 +207,7 @@ async function produce() {
       try {
         transaction = a.transaction ? client.beginTransaction() : undefined;
         r = await client.send({
-          topic: a.topic, body, tag: a.tag, keys: a.keys, properties, messageGroup: a.messageGroup,
+          topic: a.topic, body, tag: a.tag, keys: a.keys, properties, messageGroup: a.messageGroup, liteTopic: a.lite[0],
           deliveryTimestamp: a.delay === undefined ? undefined : new Date(Date.now() + a.delay),
         }, transaction);
         id = r.messageId;
@@ -319,9 +319,18 @@ async function push() {
       return ok ? mq.ConsumeResult.SUCCESS : mq.ConsumeResult.FAILURE;
     },
   };
-  const client = await start(() => new mq.PushConsumer({
-    ...common, consumerGroup: a.group, subscriptions: subscriptions(), messageListener,
-  }));
+  const client = await start(() => (a.lite.length > 0
+    ? new mq.LitePushConsumerImpl({ ...common, consumerGroup: a.group, bindTopic: a.topic, messageListener })
+    : new mq.PushConsumer({ ...common, consumerGroup: a.group, subscriptions: subscriptions(), messageListener })));
+  for (const lite of a.lite) {
+    try {
+      await client.subscribeLite(lite);
+      emit('subscribed', { lite });
+    } catch (e) {
+      emit('error', { code: codeOf(e), message: textOf(e), op: 'subscribe' });
+      return finish(1, null, client);
+    }
+  }
   deadline(client, state, 0);
   await goal;
   await sleep(a.linger); // the acks of the last messages go out

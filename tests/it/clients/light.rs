@@ -94,6 +94,26 @@ pub fn lite_topics_survive_a_killed_server(stage: &mut Stage) {
     assert_eq!(all.len(), 2 * COUNT, "{all:?}");
 }
 
+/// A server that was started again does not know what its clients want before they say so again, every 30 s.
+#[track_caller]
+fn outlives_its_server(stage: &mut Stage, command: &str) {
+    make(stage);
+    let consumer = subscribed(stage.start(command));
+    stage.server.kill();
+    stage.server.start_again();
+    produce(stage);
+    in_order(&consumer);
+}
+
+pub fn a_lite_simple_consumer_that_outlives_its_server_gets_what_came_meanwhile(stage: &mut Stage) {
+    let lite = "--lite a --lite b --keep-going --timeout-ms 150000";
+    outlives_its_server(stage, &format!("simple --topic {TOPIC} --group {GROUP} {lite}"));
+}
+
+pub fn a_lite_push_consumer_that_outlives_its_server_gets_what_came_meanwhile(stage: &mut Stage) {
+    outlives_its_server(stage, &format!("push --topic {TOPIC} --group {GROUP} --lite a --lite b --timeout-ms 150000"));
+}
+
 pub fn a_lite_topic_that_a_listener_failed_pauses_and_goes_on(stage: &mut Stage) {
     let command = format!("push --topic {TOPIC} --group {GROUP} --lite a --lite b --on-message fail-until:2");
     make(stage);

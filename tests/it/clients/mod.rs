@@ -107,7 +107,19 @@ macro_rules! claims_of_push_consumers {
     };
 }
 
+/// What a lite consumer with a listener can show.
+macro_rules! claims_of_lite_push_consumers {
+    ($client:expr) => {
+        claims! { $client;
+            light: lite_push_consumers_get_their_lite_topics_in_order,
+                a_lite_push_consumer_that_outlives_its_server_gets_what_came_meanwhile;
+        }
+    };
+}
+
 mod go {
+    claims_of_lite_push_consumers!(super::Client::Go);
+    claims! { super::Client::Go; light: a_lite_topic_that_a_listener_failed_pauses_and_goes_on; }
     claims_of_simple_consumers!(super::Client::Go);
     claims_of_changing_consumers!(super::Client::Go);
     claims_of_recalling_producers!(super::Client::Go);
@@ -119,6 +131,8 @@ mod go {
     }
 }
 mod java {
+    claims_of_lite_push_consumers!(super::Client::Java);
+    claims! { super::Client::Java; light: a_lite_topic_that_a_listener_failed_pauses_and_goes_on; }
     claims_of_simple_consumers!(super::Client::Java);
     claims_of_changing_consumers!(super::Client::Java);
     claims_of_recalling_producers!(super::Client::Java);
@@ -131,6 +145,8 @@ mod java {
     }
 }
 mod node {
+    // Of a group with delays of its own it sends what its listener fails to the dead letters at once.
+    claims_of_lite_push_consumers!(super::Client::Node);
     claims_of_simple_consumers!(super::Client::Node);
     claims_of_changing_consumers!(super::Client::Node);
     claims_of_recalling_producers!(super::Client::Node);
@@ -138,11 +154,13 @@ mod node {
     claims! { super::Client::Node; asked: a_client_that_cannot_answer_is_said_to_and_goes_on; }
 }
 mod python {
+    claims_of_lite_push_consumers!(super::Client::Python);
     // The only driver that can: the rules are the server's.
     claims! { super::Client::Python;
         light: the_more_urgent_of_what_waits_comes_first, lite_simple_consumers_get_their_lite_topics_in_order,
-            lite_push_consumers_get_their_lite_topics_in_order, lite_topics_survive_a_killed_server,
-            a_lite_topic_that_a_listener_failed_pauses_and_goes_on, a_lite_subscription_above_the_quota_is_refused;
+            lite_topics_survive_a_killed_server, a_lite_topic_that_a_listener_failed_pauses_and_goes_on,
+            a_lite_subscription_above_the_quota_is_refused,
+            a_lite_simple_consumer_that_outlives_its_server_gets_what_came_meanwhile;
     }
     claims_of_simple_consumers!(super::Client::Python);
     claims_of_changing_consumers!(super::Client::Python);

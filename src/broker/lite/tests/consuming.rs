@@ -288,6 +288,62 @@ async fn a_poll_that_found_no_room_is_woken_when_there_is_some() {
     world.broker.store().close();
 }
 
+/// Clients c, d and e with lite topics a, b and z, a message in each.
+async fn three(in_flight_max: usize) -> World {
+    let world = World::with(|config| config.in_flight_max = in_flight_max);
+    for (by, name) in [("c", "a"), ("d", "b"), ("e", "z")] {
+        world.subscribe(by, &[name]).await;
+    }
+    world.send(&["a0", "b0", "z0"]).await;
+    world
+}
+
+async fn woken(poll: tokio::task::JoinHandle<Result<Vec<Delivery>, TakeError>>) -> Vec<String> {
+    let taken = tokio::time::timeout(Duration::from_secs(10), poll).await.expect("the poll sleeps on");
+    texts(&taken.unwrap().unwrap())
+}
+
+#[tokio::test]
+async fn a_due_attempt_wakes_its_poll_once_it_has_room_though_as_many_wait_as_may() {
+    let world = three(2).await;
+    let failed = world.take("c").await;
+    world.broker.change_invisible(&parent(), &group(), &failed[0].receipt, Duration::ZERO).await.unwrap();
+    assert_eq!(world.taken("d").await, ["b0"]);
+    let long = Take { invisible: 9 * LEASE, ..world.poll("e", 1) };
+    assert_eq!(texts(&world.broker.take(long).await.unwrap()), ["z0"]);
+    let poll = world.park("c").await;
+    // b0 joins a0 among what waits, and nobody polls for it.
+    world.later(LEASE).await;
+    assert_eq!(woken(poll).await, ["a0"]);
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn room_is_for_a_poll_that_waits_and_not_for_a_client_that_does_not_poll() {
+    let world = three(1).await;
+    let taken = world.take("e").await;
+    assert!(world.taken("c").await.is_empty());
+    let poll = world.park("d").await;
+    world.ack(&taken[0].receipt).await.unwrap();
+    assert_eq!(woken(poll).await, ["b0"]);
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn room_that_a_poll_was_woken_for_goes_to_another_when_its_client_is_gone() {
+    let world = three(1).await;
+    let taken = world.take("e").await;
+    let until = world.machine.clock.now().plus(Duration::from_secs(3600));
+    let mut first = Box::pin(world.broker.take(Take { until, ..world.poll("c", 1) }));
+    assert!((&mut first).now_or_never().is_none());
+    assert_eq!(world.broker.parked_polls(), 1);
+    let second = world.park("d").await;
+    world.ack(&taken[0].receipt).await.unwrap();
+    drop(first);
+    assert_eq!(woken(second).await, ["b0"]);
+    world.broker.store().close();
+}
+
 #[tokio::test]
 async fn every_client_that_shares_a_lite_topic_is_woken_and_one_of_them_gets_it() {
     let world = World::new();
@@ -340,6 +396,37 @@ async fn lag_counts_what_the_group_wants_and_has_not_done() {
     world.ack(&taken[1].receipt).await.unwrap();
     assert_eq!(world.consume("c").await, ["a1"]);
     assert_eq!(lag(), (0, 0));
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn lag_is_whole_though_the_book_is_looked_at_in_parts() {
+    let many = 2 * CHUNK + 5;
+    let world = World::with(|config| config.lite_subscription_quota = many);
+    let names: Vec<String> = (0..many).map(|n| format!("n{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    world.subscribe("c", &names).await;
+    for round in 0..2 {
+        for names in names.chunks(500) {
+            world.broker.produce(&parent(), names.iter().map(|name| for_lite(name, "m")).collect()).await.unwrap();
+        }
+        if round == 0 {
+            assert_eq!(world.consume("c").await.len(), many);
+        }
+    }
+    let book = world.broker.inner.pop.books(&parent(), &group())[0].clone();
+    assert_eq!(book.cursors().len(), many);
+    let mut held = 0;
+    while held < many {
+        let taken = world.take("c").await.len();
+        held += taken;
+        assert!(taken > 0 && book.held().len() == held, "{held}");
+    }
+    let of = world.broker.inner.lite.known_parent(&parent()).unwrap();
+    world.broker.client_gone(&client("c"));
+    let lag = world.broker.lite_lag(&book, &of).unwrap();
+    let first = Some(crate::types::QueueOffset::new(many as u64));
+    assert_eq!((lag.lag, lag.undone, lag.unread), (many as u64, first, None));
     world.broker.store().close();
 }
 

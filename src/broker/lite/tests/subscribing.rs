@@ -113,20 +113,58 @@ async fn consumed_messages_make_room_for_new_ones_and_take_no_memory_after_a_sta
     world.broker.store().close();
 }
 
+fn others() -> GroupName {
+    GroupName::parse("others").unwrap()
+}
+
+/// Client d of another group wants lite topic a.
+async fn another_group_wants_a(world: &World) {
+    let (names, action, start) = (vec!["a".to_owned()], LiteAction::Add, LiteStart::Last);
+    let sync = LiteSync { topic: parent(), group: others(), client: client("d"), action, names, start };
+    world.broker.sync_lite(sync).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_group_wants_and_has_not_begun_with_is_kept_for_it_over_a_crash() {
+    let world = World::with(|config| config.lite_messages_max = 2);
+    another_group_wants_a(&world).await;
+    world.subscribe("c", &["a"]).await;
+    world.send(&["a0", "a1"]).await;
+    assert_eq!(world.consume("c").await, ["a0", "a1"]);
+    let world = world.crash(14);
+    // Nobody has said yet what it wants.
+    world.machine.clock.advance(Duration::from_secs(20));
+    world.broker.expire_lite().await;
+    let full = world.send_to("a", "a2").await;
+    assert!(matches!(full, Err(ProduceError::LiteFull { .. })), "{full:?}");
+    another_group_wants_a(&world).await;
+    let topic = world.broker.topic("sessions").unwrap();
+    let filter = world.broker.lite_filter(&topic, &others(), &client("d")).unwrap().unwrap();
+    let taken = world.broker.take(Take { group: others(), filter, ..world.poll("d", 32) }).await.unwrap();
+    assert_eq!(texts(&taken), ["a0"]);
+    world.broker.store().close();
+}
+
+#[tokio::test]
+async fn what_a_group_wanted_once_is_not_kept_for_it_for_ever() {
+    let world = World::with(|config| config.lite_messages_max = 2);
+    another_group_wants_a(&world).await;
+    world.subscribe("c", &["a"]).await;
+    world.send(&["a0", "a1"]).await;
+    assert_eq!(world.consume("c").await, ["a0", "a1"]);
+    let world = world.crash(15);
+    world.machine.clock.advance(world.machine.config.client_timeout);
+    world.broker.expire_lite().await;
+    world.send(&["a2"]).await;
+    world.broker.store().close();
+}
+
 #[tokio::test]
 async fn what_a_group_has_not_done_is_kept_when_room_is_made() {
     let world = World::with(|config| config.lite_messages_max = 4);
     world.subscribe("c", &["a"]).await;
-    let other = GroupName::parse("others").unwrap();
-    let sync = |names: &[&str]| LiteSync {
-        topic: parent(),
-        group: other.clone(),
-        client: client("d"),
-        action: LiteAction::Add,
-        names: names.iter().map(|name| (*name).to_owned()).collect(),
-        start: LiteStart::Last,
-    };
-    world.broker.sync_lite(sync(&["a"])).await.unwrap();
+    let other = others();
+    another_group_wants_a(&world).await;
     world.send(&["a0", "a1", "x0"]).await;
     assert_eq!(world.consume("c").await, ["a0", "a1"]);
     world.machine.clock.advance(Duration::from_secs(2));

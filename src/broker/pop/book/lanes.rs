@@ -14,7 +14,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
-    ops::Range,
+    ops::{Bound, Range},
     sync::Arc,
 };
 
@@ -27,11 +27,34 @@ use crate::{
 /// Sets that wait for room, among which those of clients that are gone are looked for.
 const HUNGRY_MIN: usize = 64;
 
+/// Sets that have ready lanes and found no room, the oldest first.
+#[derive(Debug, Default)]
+struct Hungry {
+    sets: BTreeMap<u64, Arc<LiteSet>>,
+    /// Sets of clients that are gone are looked for when there are so many.
+    purge_at: usize,
+}
+
+impl Hungry {
+    fn add(&mut self, set: &Arc<LiteSet>) {
+        if self.sets.len() >= self.purge_at.max(HUNGRY_MIN) {
+            self.sets.retain(|_, set| !set.is_closed());
+            self.purge_at = 2 * self.sets.len();
+        }
+        self.sets.insert(set.number, Arc::clone(set));
+    }
+
+    /// The first of them, for so much room. A set of which no poll is parked needs no room: its next poll looks by itself.
+    fn next(&mut self, room: usize) -> impl Iterator<Item = Arc<LiteSet>> {
+        std::iter::from_fn(|| self.sets.pop_first().map(|(_, set)| set)).filter(|set| set.has_poll()).take(room)
+    }
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Lanes {
     /// What is below is done.
-    cursors: HashMap<LiteId, QueueOffset>,
+    cursors: BTreeMap<LiteId, QueueOffset>,
     /// They are in use: what is below is kept. Restored books have cursors alone.
     open: bool,
     /// The lanes of exceptions.
@@ -46,10 +69,10 @@ pub struct Lanes {
     moved: BTreeSet<LiteId>,
     /// Attempts that were due by then have been told.
     told: Deadline,
-    /// Sets that have ready lanes and found no room, the oldest first.
-    hungry: BTreeMap<u64, Arc<LiteSet>>,
-    /// Sets of clients that are gone are looked for when there are so many.
-    hungry_purge: usize,
+    /// Sets that have a message which was never delivered.
+    hungry: Hungry,
+    /// Sets that have an attempt which is due.
+    hungry_again: Hungry,
 }
 
 /// The first undone message of a lane.
@@ -66,7 +89,7 @@ pub enum Head {
 }
 
 impl Book {
-    /// Restores where the group is in a lane.
+    /// Says where the group is in a lane: of what was restored, or of one in which it was nowhere.
     pub fn set_cursor(&mut self, id: LiteId, to: QueueOffset) {
         self.lanes.get_or_insert_default().cursors.insert(id, to);
     }
@@ -76,7 +99,7 @@ impl Book {
         self.forget(offset);
     }
 
-    /// What must outlive the run, in no order.
+    /// What must outlive the run.
     pub fn cursors(&self) -> impl Iterator<Item = (LiteId, QueueOffset)> {
         self.lanes.iter().flat_map(|lanes| lanes.cursors.iter().map(|(id, at)| (*id, *at)))
     }
@@ -91,9 +114,16 @@ impl Book {
         self.done.iter().map(|range| range.start.max(min).until(range.end)).sum()
     }
 
-    /// Lanes of which something is in flight or waits.
-    pub fn held_lanes(&self) -> HashSet<LiteId> {
-        self.lanes.iter().flat_map(|lanes| lanes.of.values().copied()).collect()
+    /// The next lanes behind `after` that the group has begun in, at most `max`, and where it is there.
+    pub fn cursors_after(&self, after: Option<LiteId>, max: usize) -> Vec<(LiteId, QueueOffset)> {
+        let range = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let cursors = self.lanes.iter().flat_map(|lanes| lanes.cursors.range(range));
+        cursors.take(max).map(|(id, at)| (*id, *at)).collect()
+    }
+
+    /// What is in flight or waits from an offset on, at most `max`, and in which lanes.
+    pub fn held_from(&self, from: QueueOffset, max: usize) -> Vec<(QueueOffset, Option<LiteId>)> {
+        self.exceptions.range(from..).take(max).map(|(offset, _)| (*offset, self.lane_of(*offset))).collect()
     }
 
     pub fn has_lanes(&self) -> bool {
@@ -243,26 +273,22 @@ impl Book {
                 lanes.cursors.remove(id);
             }
         }
-        if lanes.cursors.len() < lanes.cursors.capacity() / 4 {
-            lanes.cursors.shrink_to_fit();
+    }
+
+    /// A set has ready lanes, and there is no room; `fresh`: for what was never delivered, else for an attempt that is due.
+    pub fn is_hungry(&mut self, set: &Arc<LiteSet>, fresh: bool) {
+        if let Some(lanes) = &mut self.lanes {
+            if fresh { &mut lanes.hungry } else { &mut lanes.hungry_again }.add(set);
         }
     }
 
-    /// A set has ready lanes, and there is no room.
-    pub fn is_hungry(&mut self, set: &Arc<LiteSet>) {
-        let Some(lanes) = &mut self.lanes else { return };
-        if lanes.hungry.len() >= lanes.hungry_purge.max(HUNGRY_MIN) {
-            lanes.hungry.retain(|_, set| !set.is_closed());
-            lanes.hungry_purge = 2 * lanes.hungry.len();
-        }
-        lanes.hungry.insert(set.number, Arc::clone(set));
-    }
-
-    /// Sets that waited for room, when there is so much.
-    pub fn fed(&mut self, room: usize) -> Vec<Arc<LiteSet>> {
-        let Some(lanes) = self.lanes.as_mut().filter(|lanes| !lanes.hungry.is_empty()) else { return Vec::new() };
-        let next = || lanes.hungry.pop_first().map(|(_, set)| set);
-        std::iter::from_fn(next).filter(|set| !set.is_closed()).take(room).collect()
+    /// Sets that waited for room, as far as there is some when so many may be in flight, and as many wait. What waits has its
+    /// place already, so that an attempt that is due needs room among what is in flight alone.
+    pub fn fed(&mut self, max: usize) -> Vec<Arc<LiteSet>> {
+        let (in_flight, waiting) = (self.in_flight(), self.waiting());
+        let Some(lanes) = &mut self.lanes else { return Vec::new() };
+        let again = lanes.hungry_again.next(max.saturating_sub(in_flight));
+        again.chain(lanes.hungry.next(max.saturating_sub(in_flight.max(waiting)))).collect()
     }
 
     /// Lanes that may have something to deliver that they had not when this was last asked.

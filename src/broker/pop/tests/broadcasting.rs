@@ -47,7 +47,7 @@ impl World {
 
     async fn ack_as(&self, name: &str, delivery: &Delivery) -> Result<(), SettleError> {
         let receipts = std::slice::from_ref(&delivery.receipt);
-        let group = self.broker.settles_as(&topic(), &group(), &client(name), receipts);
+        let group = self.broker.settles_as(&topic(), &group(), &client(name), &delivery.receipt);
         self.broker.ack(&topic(), &group, receipts).await.unwrap().remove(0)
     }
 
@@ -106,6 +106,53 @@ async fn an_arrival_wakes_the_polls_of_all_clients() {
     for poll in [a, b] {
         assert_eq!(bodies(&poll.await.unwrap().unwrap()), ["1"]);
     }
+}
+
+/// A topic of one queue, with the name of the world's.
+fn make_topic(world: &World) {
+    let (read_queues, write_queues, readable, writable) = (1, 1, true, true);
+    let message_type = Some(MessageType::Normal);
+    let topic = Topic { name: topic(), message_type, read_queues, write_queues, readable, writable };
+    world.broker.create_topic(topic).unwrap();
+}
+
+#[tokio::test]
+async fn who_is_there_when_a_topic_is_deleted_and_made_again_gets_its_first_message() {
+    for crash in [false, true] {
+        let world = World::broadcasting(1);
+        world.join("gone");
+        world.pass(world.machine.config.client_timeout);
+        world.join("a");
+        world.join("b");
+        world.send(&["1"]).await;
+        assert_eq!(world.consume_as("a").await, ["1"]);
+        world.broker.delete_topic(&topic()).unwrap();
+        make_topic(&world);
+        world.send(&["2"]).await;
+        let world = if crash { world.crash(13) } else { world };
+        for name in ["a", "b"] {
+            assert_eq!(world.consume_as(name).await, ["2"], "{name} after a crash: {crash}");
+        }
+        assert_eq!(world.consume_as("gone").await.len(), 0, "it was not there");
+        assert_eq!(world.consume_as("new").await.len(), 0);
+    }
+}
+
+#[tokio::test]
+async fn who_waits_for_a_topic_gets_its_first_message_unless_it_leaves_before() {
+    let world = World::broadcasting(1);
+    world.broker.delete_topic(&topic()).unwrap();
+    for name in ["leaves", "waits"] {
+        world.join(name);
+        world.broker.client_seen(&client(name), Role::Consumer { group: group() });
+    }
+    world.broker.client_gone(&client("leaves"));
+    world.pass(world.machine.config.client_timeout);
+    world.broker.expire_members().await;
+    make_topic(&world);
+    world.send(&["1"]).await;
+    assert_eq!(world.consume_as("waits").await, ["1"]);
+    assert_eq!(world.consume_as("leaves").await.len(), 0);
 }
 
 #[tokio::test]
@@ -179,6 +226,22 @@ async fn a_client_that_was_gone_for_long_is_forgotten_for_good() {
     let world = world.crash(5);
     assert_eq!(world.clients(), ["b"]);
     assert_eq!(world.consume_as("a").await.len(), 0, "it begins at the end");
+}
+
+#[tokio::test]
+async fn a_client_that_comes_back_while_it_is_being_forgotten_is_kept() {
+    let world = World::broadcasting(1);
+    world.join("a");
+    world.send(&["1"]).await;
+    world.pass(world.machine.config.broadcast_client_timeout);
+    let member = world.broker.inner.pop.subscriptions.get(&topic(), &world.member("a")).unwrap();
+    let found_gone = member.used.times();
+    assert_eq!(world.consume_as("a").await, ["1"]);
+    world.send(&["2"]).await;
+    assert!(!world.broker.forget_member(&member, found_gone));
+    assert_eq!(world.consume_as("a").await, ["2"]);
+    assert!(world.broker.forget_member(&member, member.used.times()));
+    assert!(!world.broker.forget_member(&member, member.used.times()), "it is another one now, or none");
 }
 
 #[tokio::test]

@@ -76,6 +76,19 @@ async fn a_batch_ack_is_one_record_and_answers_each_in_order() {
 }
 
 #[tokio::test]
+async fn a_message_without_a_lite_topic_cannot_be_suspended_for_ever() {
+    let world = World::new(1);
+    world.send(&["a"]).await;
+    for attempt in 1..=ATTEMPTS {
+        let taken = world.take_one().await;
+        assert_eq!(taken.attempt, attempt);
+        world.broker.suspend(&topic(), &group(), &taken.receipt, Duration::ZERO).await.unwrap();
+    }
+    world.broker.revive().await;
+    assert_eq!(world.take(1).await.len(), 0, "it had its attempts");
+}
+
+#[tokio::test]
 async fn a_changed_message_comes_again_as_the_next_attempt_and_not_early() {
     let world = World::new(1);
     world.send(&["a"]).await;

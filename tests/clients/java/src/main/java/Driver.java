@@ -31,7 +31,8 @@ import org.apache.rocketmq.client.apis.ClientServiceProvider;
 import org.apache.rocketmq.client.apis.consumer.ConsumeResult;
 import org.apache.rocketmq.client.apis.consumer.FilterExpression;
 import org.apache.rocketmq.client.apis.consumer.FilterExpressionType;
-import org.apache.rocketmq.client.apis.consumer.PushConsumer;
+import org.apache.rocketmq.client.apis.consumer.LitePushConsumer;
+import org.apache.rocketmq.client.apis.consumer.MessageListener;
 import org.apache.rocketmq.client.apis.consumer.SimpleConsumer;
 import org.apache.rocketmq.client.apis.message.MessageBuilder;
 import org.apache.rocketmq.client.apis.message.MessageView;
@@ -200,7 +201,7 @@ public final class Driver {
             "endpoint", "ca", "topic", "count", "timeout", "timeout-ms", "start-timeout-ms", "size", "tag", "key",
             "prop", "message-group", "fifo", "delay-ms", "prefix", "rate", "topic-declare", "group", "filter",
             "on-message", "batch", "invisible-ms", "await-ms", "linger-ms", "transaction", "end-after-ms", "checker",
-            "checks");
+            "checks", "lite");
         private final Map<String, List<String>> found = new LinkedHashMap<>();
 
         Args(List<String> words) {
@@ -420,6 +421,9 @@ public final class Driver {
                     if (a.has("message-group") || a.has("fifo")) {
                         b.setMessageGroup(a.get("message-group", a.get("fifo", "")));
                     }
+                    if (a.has("lite")) {
+                        b.setLiteTopic(a.get("lite", ""));
+                    }
                     if (a.has("delay-ms")) {
                         b.setDeliveryTimestamp(System.currentTimeMillis() + a.number("delay-ms", 0));
                     }
@@ -533,31 +537,51 @@ public final class Driver {
         Counts counts = new Counts("received", "succeeded");
         CountDownLatch full = new CountDownLatch(1);
         Set<String> succeeded = new HashSet<>();
-        PushConsumer consumer = start(() -> provider.newPushConsumerBuilder()
+        MessageListener listener = m -> {
+            boolean ok = action[0].equals("ack") || action[0].equals("slow")
+                || action[0].equals("fail-until") && m.getDeliveryAttempt() >= n;
+            received(m, "result", ok ? "success" : "failure");
+            counts.add("received");
+            if (action[0].equals("slow")) {
+                sleep(n);
+            }
+            synchronized (succeeded) {
+                if (ok && succeeded.add(m.getMessageId().toString())
+                    && counts.add("succeeded") == a.number("count", 0)) {
+                    full.countDown();
+                }
+            }
+            return ok ? ConsumeResult.SUCCESS : ConsumeResult.FAILURE;
+        };
+        Closeable consumer = a.has("lite") ? litePush(listener) : start(() -> provider.newPushConsumerBuilder()
             .setClientConfiguration(configuration())
             .setConsumerGroup(a.need("group"))
             .setSubscriptionExpressions(subscriptions())
-            .setMessageListener(m -> {
-                boolean ok = action[0].equals("ack") || action[0].equals("slow")
-                    || action[0].equals("fail-until") && m.getDeliveryAttempt() >= n;
-                received(m, "result", ok ? "success" : "failure");
-                counts.add("received");
-                if (action[0].equals("slow")) {
-                    sleep(n);
-                }
-                synchronized (succeeded) {
-                    if (ok && succeeded.add(m.getMessageId().toString())
-                        && counts.add("succeeded") == a.number("count", 0)) {
-                        full.countDown();
-                    }
-                }
-                return ok ? ConsumeResult.SUCCESS : ConsumeResult.FAILURE;
-            })
+            .setMessageListener(listener)
             .build());
         deadline(consumer, counts, 0);
         full.await();
         sleep(a.number("linger-ms", 1000)); // the acks of the last messages go out
         finish(0, "done", consumer, counts.get());
+    }
+
+    private Closeable litePush(MessageListener listener) {
+        LitePushConsumer consumer = start(() -> provider.newLitePushConsumerBuilder()
+            .setClientConfiguration(configuration())
+            .setConsumerGroup(a.need("group"))
+            .bindTopic(a.need("topic"))
+            .setMessageListener(listener)
+            .build());
+        for (String name : a.all("lite")) {
+            try {
+                consumer.subscribeLite(name);
+            } catch (Exception e) {
+                emit("error", "code", codeOf(e), "message", textOf(e), "op", "subscribe");
+                finish(1, null, consumer, Map.of());
+            }
+            emit("subscribed", "lite", name);
+        }
+        return consumer;
     }
 
     private static String version() throws IOException {
