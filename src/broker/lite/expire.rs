@@ -142,14 +142,14 @@ impl Broker {
             }
         }
         self.forget_lanes(topic, &[], min, min);
-        self.sweep_cursors(topic, parent, min);
+        self.sweep_cursors(topic, parent);
         Ok(count)
     }
 
     /// Forgets where groups are in lite topics that the index does not know: nothing of these is stored, and nobody has named
     /// them since the start. What comes to one of them later comes behind what was seen. And where groups are at the beginning
     /// that do not want it any more, as far as that is known: their clients have had time to say so since the start.
-    fn sweep_cursors(&self, topic: &TopicName, parent: &Parent, min: QueueOffset) {
+    pub(super) fn sweep_cursors(&self, topic: &TopicName, parent: &Parent) {
         let opened = Deadline::from_micros(self.inner.lite.opened.load(Ordering::Relaxed));
         let wants_known = opened.plus(self.inner.config.client_timeout) <= self.inner.clock.now();
         for book in self.lite_books(topic) {
@@ -163,11 +163,10 @@ impl Broker {
                 let Some((last, _)) = cursors.last().filter(|_| !self.is_ending()) else { break };
                 after = Some(*last);
                 let index = parent.known();
-                let over = cursors.iter().filter(|cursor| is_over(&index, cursor));
-                let (gone, seen): (Vec<LiteId>, _) = (over.map(|(id, _)| *id).collect(), index.seen());
+                let over: Vec<_> = cursors.into_iter().filter(|cursor| is_over(&index, cursor)).collect();
                 drop(index);
-                if !gone.is_empty() {
-                    self.forget_lanes_of(&book, &gone, min, seen);
+                if !over.is_empty() {
+                    self.forget_cursors(&book, over);
                 }
             }
         }

@@ -123,7 +123,7 @@ impl Parent {
     }
 
     /// Whether a client has it in its set; another one than that of this number, and of this group, if they are said.
-    fn is_wanted(&self, id: LiteId, but: Option<u64>, group: Option<&GroupName>) -> bool {
+    pub fn is_wanted(&self, id: LiteId, but: Option<u64>, group: Option<&GroupName>) -> bool {
         let wanted = self.wanted.read();
         let mut sets = wanted.range((id, 0)..=(id, u64::MAX)).map(|(_, set)| set);
         sets.any(|set| but != Some(set.number) && group.is_none_or(|group| *group == set.group))

@@ -83,10 +83,9 @@ impl Broker {
                 self.begin(&parent, &set, &subscription, &new, sync.start).await?;
             }
             if self.put_into(&parent, &set, &ids, whole)? {
-                // In the set first: what a set has is not forgotten.
-                if sync.start == LiteStart::Last {
-                    self.note_wanted(&subscription, &new);
-                }
+                // In the set first: what a set has is not forgotten. All of them: what was noted of one may have been forgotten
+                // with the group's progress, or could not be written.
+                self.note_wanted(&subscription, &ids);
                 if !new.is_empty() {
                     set.wake();
                 }

@@ -1,12 +1,16 @@
 //! Topics that clients of broadcasting groups wait for: deleted, or never made, when they said that they subscribe to them.
 //!
-//! Such a client gets the topic's first message on, as soon as there is one: it is there before any of them. It has a line as
-//! of the topic's making, which is on record, so a crash passes over nothing either. Who is waited for is in memory alone:
-//! after a start clients say again what they subscribe to.
+//! Such a client gets the topic's first message on, as soon as there is one: it is there before any of them. It has a line,
+//! which is on record, from just after the topic was made; a crash in between forgets it. Who is waited for is in memory
+//! alone: after a start clients say again what they subscribe to.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    sync::atomic::{
+        AtomicUsize,
+        Ordering::{Relaxed, SeqCst},
+        fence,
+    },
 };
 
 use parking_lot::Mutex;
@@ -75,6 +79,8 @@ impl Broker {
     pub(super) fn awaits(&self, topic: &TopicName, member: &GroupName) {
         let (now, max) = (self.inner.clock.now(), self.inner.config.broadcast_clients_total_max);
         self.awaited().add(topic, member, now, max);
+        // Either this sees the topic, or who makes it sees the member.
+        fence(SeqCst);
         // It may have been made meanwhile, by somebody who did not see this.
         if let Some(topic) = self.topic(topic.as_str()) {
             self.begin_awaited(&topic);
@@ -91,16 +97,23 @@ impl Broker {
 
     /// A topic was made: who waited for it begins with its first message.
     pub(in crate::broker) fn begin_awaited(&self, topic: &Topic) {
+        fence(SeqCst);
         if self.awaited().is_empty() {
             return;
         }
+        let mut full = None;
         for member in self.awaited().of(&topic.name) {
+            // Those of a group lie one behind the other.
+            if full.as_ref() == Some(&member.whole()) {
+                continue;
+            }
             let begun = if self.is_broadcast(&member) { self.subscription(topic, &member).map(drop) } else { Ok(()) };
             match begun {
                 Ok(()) => _ = self.awaited().remove(&topic.name, &member),
                 Err(error) => {
-                    let (topic, client) = (&topic.name, &member);
-                    tracing::warn!(%topic, %client, %error, "a client that waited for the topic begins when it polls");
+                    let (topic, group) = (&topic.name, member.whole());
+                    tracing::warn!(%topic, %group, %error, "clients that waited for the topic begin when they poll");
+                    full = Some(group);
                 }
             }
         }

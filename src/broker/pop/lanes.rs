@@ -263,21 +263,21 @@ impl Broker {
         end: QueueOffset,
     ) {
         for book in self.lite_books(topic) {
-            self.forget_lanes_of(&book, ids, min, end);
+            let mut pages = book.open();
+            pages.book.retained_from(min);
+            pages.book.forget_lanes(ids, end);
+            self.close(&book, pages, self.inner.clock.now());
         }
     }
 
-    /// [`Broker::forget_lanes`], of one group.
-    pub(in crate::broker) fn forget_lanes_of(
-        &self,
-        book: &Arc<QueueBook>,
-        ids: &[LiteId],
-        min: QueueOffset,
-        end: QueueOffset,
-    ) {
+    /// Forgets where a group was in lite topics, as it was seen a moment ago: not where it has moved on, nor that it wants
+    /// one which it wants again.
+    pub(in crate::broker) fn forget_cursors(&self, book: &Arc<QueueBook>, mut over: Vec<(LiteId, QueueOffset)>) {
+        let Some(parent) = book.lite() else { return };
         let mut pages = book.open();
-        pages.book.retained_from(min);
-        pages.book.forget_lanes(ids, end);
+        let group = Some(&book.owner.group);
+        over.retain(|(id, at)| *at > QueueOffset::ZERO || !parent.is_wanted(*id, None, group));
+        pages.book.forget_cursors(&over);
         self.close(book, pages, self.inner.clock.now());
     }
 

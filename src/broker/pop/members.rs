@@ -15,7 +15,10 @@ use std::{
     collections::{BTreeMap, HashMap, btree_map::Entry},
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{
+            AtomicU64, AtomicUsize,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
     time::Duration,
 };
@@ -59,11 +62,12 @@ impl Used {
     pub fn now(&self, now: Deadline) {
         self.before.store(0, Relaxed);
         self.at.store(now.as_micros(), Relaxed);
-        self.times.fetch_add(1, Relaxed);
+        // Who sees the number sees the time.
+        self.times.fetch_add(1, Release);
     }
 
     pub fn times(&self) -> u64 {
-        self.times.load(Relaxed)
+        self.times.load(Acquire)
     }
 
     /// It was restored: this long it had not been used when the server stopped.

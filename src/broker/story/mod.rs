@@ -11,7 +11,11 @@ mod settles;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Duration,
+};
 
 pub use copies::{Copy, Kind};
 pub use ring::{Seen, Sighted, Sighting};
@@ -177,6 +181,13 @@ impl Broker {
         let mut failures: BTreeMap<(Option<GroupName>, usize), u32> = BTreeMap::new();
         for settled in &found.settled {
             let Some(of) = places.iter().position(|place| *place == settled.place) else { continue };
+            let is_done = |before: &&Settled| {
+                (&before.group, &before.place, &before.what) == (&settled.group, &settled.place, &Fate::Done)
+                    && before.physical < settled.physical
+            };
+            if settled.what == Fate::Begins && !found.settled.iter().any(|before| is_done(&before)) {
+                continue;
+            }
             let failures = failures.entry((settled.group.clone(), of)).or_default();
             if let Fate::Again { attempt, .. } = settled.what {
                 *failures = attempt.saturating_sub(1).max(*failures);
@@ -210,6 +221,7 @@ impl Broker {
             }
             Fate::Delivered { attempt, until } => Happened::Delivered { attempt: *attempt, until: *until },
             Fate::Reset { to } => Happened::Reset { to: *to },
+            Fate::Begins => Happened::Reset { to: QueueOffset::ZERO },
             Fate::Forgotten => Happened::Forgotten,
         };
         let group = settled.group.clone().filter(|group| !group.is_system());
@@ -254,6 +266,7 @@ impl Broker {
             (sighting.topic == place.0).then(|| sighting.messages.at(place.1, place.2)).flatten()
         };
         let sightings = self.inner.sightings.find(|s| places.iter().any(|place| is_of(s, place).is_some()));
+        let mut given_up = BTreeSet::new();
         for sighting in &sightings {
             for place in places {
                 let Some((.., attempt)) = is_of(sighting, place) else { continue };
@@ -265,19 +278,24 @@ impl Broker {
                     (Seen::Changed { .. }, Happened::Failed { next_attempt, .. }) => *next_attempt == attempt + 1,
                     _ => false,
                 };
-                let said = events.iter_mut().rev().find(|event| {
-                    event.group.as_ref() == Some(&sighting.group)
+                let said = (0..events.len()).rev().find(|index| {
+                    let event = &events[*index];
+                    !given_up.contains(index)
+                        && event.group.as_ref() == Some(&sighting.group)
                         && event.client.is_none()
                         && (&event.topic, event.queue, event.offset) == (&place.0, place.1, place.2)
                         && event.at <= sighting.at
                         && same(&event.what)
                 });
-                if let Some(event) = said {
+                if let Some(index) = said {
+                    let event = &mut events[index];
                     match sighting.what {
                         Seen::Acked => event.what = Happened::Acked,
                         Seen::Dropped => {
                             let attempts_max = self.attempts_of(&sighting.group);
                             event.what = Happened::Dropped { attempts: attempt, attempts_max };
+                            // An ack that came after it settled nothing.
+                            given_up.insert(index);
                         }
                         _ => {}
                     }

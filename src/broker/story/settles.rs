@@ -46,6 +46,8 @@ pub enum Fate {
     Reset {
         to: QueueOffset,
     },
+    /// The group is at the beginning: a lite topic is wanted, or goes back if something was done in it before.
+    Begins,
     /// The progress was forgotten with its group, subscription or topic.
     Forgotten,
 }
@@ -161,14 +163,10 @@ fn fate(what: &What, (queue, offset): (QueueId, QueueOffset), id: LiteId) -> Opt
             let is_it = |lane: &LaneAt| (lane.queue, lane.id, lane.to) == (queue, id, offset.plus(1));
             lanes.iter().any(is_it).then_some(Fate::Done)
         }
-        // At the beginning and with nothing void it goes back to nothing: mostly it says that the lite topic is wanted.
         What::Rewind { lanes, void } => {
-            let goes = |lane: &&LaneAt| lane.to > QueueOffset::ZERO || !void.is_empty();
-            lanes
-                .iter()
-                .filter(goes)
-                .find(|lane| (lane.queue, lane.id) == (queue, id))
-                .map(|lane| Fate::Reset { to: lane.to })
+            let lane = lanes.iter().find(|lane| (lane.queue, lane.id) == (queue, id))?;
+            let begins = lane.to == QueueOffset::ZERO && void.is_empty();
+            Some(if begins { Fate::Begins } else { Fate::Reset { to: lane.to } })
         }
         What::Start(starts) => {
             let start = starts.iter().find(|(id, at)| *id == queue && *at > offset)?;

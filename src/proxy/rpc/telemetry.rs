@@ -169,15 +169,15 @@ async fn learn(front: &Front, call: &Call, peer: IpAddr, settings: v2::Settings)
     Ok((merged, first))
 }
 
-/// A client of a broadcasting group begins on the topics that it subscribes to, those that there are.
+/// A client of a broadcasting group begins on the topics that it subscribes to; on those that there are not, with their first
+/// message.
 async fn join(front: &Front, call: &Call, group: &Group, settings: &v2::Settings) -> Outcome<()> {
     let Some(PubSub::Subscription(subscription)) = &settings.pub_sub else { return Ok(()) };
     for entry in &subscription.subscriptions {
         let topic = convert::topic(entry.topic.as_ref())?;
         match front.topic(&topic).await {
-            Ok(_) => front.broker.join(&topic, &group.name, &call.client)?,
-            Err(refusal) if refusal.code == Code::TopicNotFound => {}
-            Err(refusal) => return Err(refusal),
+            Err(refusal) if refusal.code != Code::TopicNotFound => return Err(refusal),
+            _ => front.broker.join(&topic, &group.name, &call.client)?,
         }
     }
     Ok(())

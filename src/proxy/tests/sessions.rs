@@ -6,7 +6,7 @@ use crate::{
     proto::v2::{self, Code, settings::PubSub, telemetry_command::Command},
     proxy::{
         PushError,
-        testing::{Client, Rig, Telemetry, code, config, consumer_settings, eventually, producer_settings},
+        testing::{Client, Rig, Telemetry, code, config, consumer_settings, eventually, producer_settings, resource},
     },
     types::ClientId,
 };
@@ -187,4 +187,38 @@ async fn a_drain_answers_what_is_under_way_and_closes() {
     assert_eq!(parked.unwrap().code(), Code::MessageNotFound);
     assert_eq!(stream.down.message().await.unwrap(), None, "the stream ends in good order");
     eventually("the connections are closed", || rig.proxy.connections() == 0).await;
+}
+
+#[tokio::test]
+async fn who_subscribed_to_a_topic_before_it_was_made_gets_its_first_message() {
+    let mut machine = crate::broker::testing::Machine::new();
+    machine.config.auto_create_topic = false;
+    let rig = Rig::start_on(machine, config()).await;
+    let name = crate::types::GroupName::parse("all").unwrap();
+    let group = crate::broker::Group {
+        name,
+        fifo: false,
+        broadcast: true,
+        retry_max_times: 16,
+        retry_policy: crate::broker::RetryPolicy::apache(),
+        consume_enabled: true,
+    };
+    rig.broker.create_group(group).unwrap();
+    let mut client = rig.client("c").await;
+    let mut stream = Telemetry::open(&mut client).await;
+    let entry = v2::SubscriptionEntry { topic: resource("later"), ..Default::default() };
+    let subscription = v2::Subscription { group: resource("all"), subscriptions: vec![entry], ..Default::default() };
+    stream.tell(v2::Settings { pub_sub: Some(PubSub::Subscription(subscription)), ..Default::default() }).await;
+    stream.told().await;
+    let topic = crate::broker::Topic {
+        name: crate::types::TopicName::parse("later").unwrap(),
+        message_type: None,
+        read_queues: 1,
+        write_queues: 1,
+        readable: true,
+        writable: true,
+    };
+    rig.broker.create_topic(topic).unwrap();
+    client.send("later", "first").await;
+    assert_eq!(client.receive("later", "all").await.handles().len(), 1);
 }

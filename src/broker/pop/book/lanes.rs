@@ -275,6 +275,16 @@ impl Book {
         }
     }
 
+    /// Forgets that the group is there, where it still is.
+    pub fn forget_cursors(&mut self, over: &[(LiteId, QueueOffset)]) {
+        let Some(lanes) = &mut self.lanes else { return };
+        for (id, at) in over {
+            if lanes.cursors.get(id) == Some(at) {
+                lanes.cursors.remove(id);
+            }
+        }
+    }
+
     /// A set has ready lanes, and there is no room; `fresh`: for what was never delivered, else for an attempt that is due.
     pub fn is_hungry(&mut self, set: &Arc<LiteSet>, fresh: bool) {
         if let Some(lanes) = &mut self.lanes {

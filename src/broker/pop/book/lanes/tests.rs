@@ -134,3 +134,14 @@ fn what_is_held_before_its_turn_is_told_when_it_is_due() {
     book.done(at(0)..at(1));
     assert_eq!(book.head(a(), &index, at(0), t(5)), Head::Ready { offset: at(1), attempt: 2, fresh: false });
 }
+
+#[test]
+fn what_is_over_is_forgotten_only_where_it_still_is() {
+    let mut book = book();
+    book.set_cursor(a(), at(0));
+    book.set_cursor(a(), at(6));
+    book.forget_cursors(&[(a(), at(0))]);
+    assert_eq!(book.cursor(a()), Some(at(6)), "an ack came since it was looked at");
+    book.forget_cursors(&[(a(), at(6))]);
+    assert_eq!(book.cursor(a()), None);
+}
