@@ -159,8 +159,7 @@ impl Metrics {
         let (made, mut messages) = mpsc::channel(1);
         let made = tokio::task::spawn_blocking(move || {
             let (start, now) = (state.started_at(), state.clock().wall());
-            let mut snapshot =
-                Snapshot::new(about, &names, start, now, |message| made.blocking_send(message).is_ok());
+            let mut snapshot = Snapshot::new(about, &names, start, now, |message| made.blocking_send(message).is_ok());
             collect::tell(&state, &mut snapshot);
             snapshot.finish();
         });
@@ -175,7 +174,9 @@ impl Metrics {
         }
         drop(messages);
         if made.await.is_err() {
-            tracing::error!("a snapshot of the metrics could not be made; this is a fault of the server, please report it");
+            tracing::error!(
+                "a snapshot of the metrics could not be made; this is a fault of the server, please report it"
+            );
         }
     }
 }
@@ -190,7 +191,9 @@ impl Traces {
             };
             if is_over {
                 // Everything that is there, as long as there is time.
-                while batch.len() < BATCH_MAX && let Ok(span) = self.spans.try_recv() {
+                while batch.len() < BATCH_MAX
+                    && let Ok(span) = self.spans.try_recv()
+                {
                     batch.push(span);
                 }
             }

@@ -121,7 +121,8 @@ impl Described for v2::SendMessageRequest {
             notes.topic = name(first.topic.as_ref());
         }
         if let [only] = &self.messages[..] {
-            notes.message_id = only.system_properties.as_ref().map(|system| cut(&system.message_id)).unwrap_or_default();
+            notes.message_id =
+                only.system_properties.as_ref().map(|system| cut(&system.message_id)).unwrap_or_default();
         }
         for message in &self.messages {
             let context = message.system_properties.as_ref().and_then(|system| system.trace_context.as_ref());

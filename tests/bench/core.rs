@@ -17,8 +17,8 @@ use ferromq::{
     proto::v2,
     store::{self, FlushPolicy, Purpose, RealDisk, Store},
     types::{
-        Clock as _, Deadline, GroupName, MessageType, NewMessage, PhysicalOffset, QueueId, SysFlag, SystemClock, Timestamp,
-        TopicName,
+        Clock as _, Deadline, GroupName, MessageType, NewMessage, PhysicalOffset, QueueId, SysFlag, SystemClock,
+        Timestamp, TopicName,
         properties::{Properties, PropertiesBuilder, key},
     },
 };

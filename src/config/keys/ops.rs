@@ -172,11 +172,7 @@ pub static KEYS: &[Key] = &[
         aliases: &[],
         default: "5000",
         doc: "How long a span waits for others at most before it is sent.",
-        rule: Rule::Span {
-            unit: Unit::Millis,
-            range: 100..=60_000,
-            set: |c, d| c.ops.otlp.traces.signal.interval = d,
-        },
+        rule: Rule::Span { unit: Unit::Millis, range: 100..=60_000, set: |c, d| c.ops.otlp.traces.signal.interval = d },
     },
     Key {
         name: "tracesSampleRatio",

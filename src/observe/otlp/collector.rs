@@ -30,7 +30,9 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Why exports cannot begin.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    #[error("cannot speak TLS to {target}: {source}; name a PEM file with its authority in otlpTrustedCertPath, or use http://")]
+    #[error(
+        "cannot speak TLS to {target}: {source}; name a PEM file with its authority in otlpTrustedCertPath, or use http://"
+    )]
     Authorities { target: Target, source: AuthoritiesError },
     #[error("cannot speak TLS to {target}: {source}; use http://")]
     Tls { target: Target, source: tokio_rustls::rustls::Error },
@@ -219,7 +221,7 @@ mod tests {
             _: Request<ExportTraceServiceRequest>,
         ) -> Result<Response<ExportTraceServiceResponse>, Status> {
             let answer = self.0.lock().pop_front().unwrap_or_else(|| Err(Status::invalid_argument("asked too often")));
-            answer.map(|()| Response::default())
+            answer.map(|()| Response::new(ExportTraceServiceResponse::default()))
         }
     }
 

@@ -74,11 +74,7 @@ pub enum Outcome {
     /// By a gRPC status other than OK.
     Grpc(i32),
     /// With a status in its body.
-    Answered {
-        code: i32,
-        name: &'static str,
-        failure: Failure,
-    },
+    Answered { code: i32, name: &'static str, failure: Failure },
 }
 
 /// Whose fault an answer is that is not OK.

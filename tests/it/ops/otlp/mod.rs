@@ -167,7 +167,11 @@ fn calls_go_on_with_their_traces_and_tell_the_status_of_their_answers() {
     let target = format!("http://{}", collector.at);
     let server = start(
         dir.path(),
-        &[("tracesGrpcExporterTarget", &target), ("tracesGrpcExporterIntervalInMills", "100"), ("tracesSampleRatio", "0")],
+        &[
+            ("tracesGrpcExporterTarget", &target),
+            ("tracesGrpcExporterIntervalInMills", "100"),
+            ("tracesSampleRatio", "0"),
+        ],
     );
     block_on(async {
         let mut client = Client::connect(&server).await;
@@ -185,14 +189,19 @@ fn calls_go_on_with_their_traces_and_tell_the_status_of_their_answers() {
     let mut spans = collector.spans(3);
     // Polls may have taken one message each.
     spans.extend(collector.rest().into_iter().flat_map(|heard| match heard {
-        Heard::Traces(request) => request.resource_spans.into_iter().flat_map(|of| of.scope_spans).flat_map(|of| of.spans).collect(),
+        Heard::Traces(request) => {
+            request.resource_spans.into_iter().flat_map(|of| of.scope_spans).flat_map(|of| of.spans).collect()
+        }
         Heard::Metrics(..) => Vec::new(),
     }));
     let of = |trace: u8| spans.iter().filter(move |span| span.trace_id == [trace; 16]).collect::<Vec<_>>();
     assert_eq!(of(1).len() + of(2).len() + of(3).len(), spans.len(), "only what its caller wants traced: {spans:#?}");
     let told = |span: &Span, key: &str| attribute(&span.attributes, key).unwrap_or_default();
     let [sent] = of(1)[..] else { panic!("{spans:#?}") };
-    assert_eq!((&sent.parent_span_id[..], &*sent.name), (&[1; 8][..], "apache.rocketmq.v2.MessagingService/SendMessage"));
+    assert_eq!(
+        (&sent.parent_span_id[..], &*sent.name),
+        (&[1; 8][..], "apache.rocketmq.v2.MessagingService/SendMessage")
+    );
     assert!(sent.end_time_unix_nano > sent.start_time_unix_nano);
     for (key, value) in [
         ("rpc.system", "grpc"),
@@ -210,13 +219,17 @@ fn calls_go_on_with_their_traces_and_tell_the_status_of_their_answers() {
     }
     assert_eq!(sent.links[0].trace_id, [0xa; 16]);
     let [refused] = of(2)[..] else { panic!("{spans:#?}") };
-    assert_eq!((told(refused, "rocketmq.status.code"), told(refused, "error.type")), ("40002".into(), "ILLEGAL_TOPIC".into()));
+    assert_eq!(
+        (told(refused, "rocketmq.status.code"), told(refused, "error.type")),
+        ("40002".into(), "ILLEGAL_TOPIC".into())
+    );
     assert_eq!(refused.status.as_ref().expect("a status").code(), StatusCode::Unset);
     let received = of(3);
     assert!(received.iter().all(|span| told(span, "messaging.consumer.group.name") == "billing"));
     let links: Vec<_> = received.iter().flat_map(|span| &span.links).map(|link| &link.trace_id[..]).collect();
     assert_eq!(links, [[0xa; 16]], "the span of the send that left its context in the message");
-    let counted = received.iter().filter_map(|span| told(span, "messaging.batch.message_count").parse::<u64>().ok()).sum::<u64>();
+    let counted =
+        received.iter().filter_map(|span| told(span, "messaging.batch.message_count").parse::<u64>().ok()).sum::<u64>();
     assert_eq!(counted, 2);
 }
 
@@ -379,8 +392,13 @@ fn a_collector_with_tls_is_believed_when_its_authority_is_named_and_not_otherwis
     settings.push(("otlpTrustedCertPath", "/not/there.pem"));
     let store = dir.path().join("another");
     let args = set(&settings);
-    let args = [&["server", "--store", text(&store)][..], &args.iter().map(String::as_str).collect::<Vec<_>>()].concat();
-    let refused = run(&[&args[..], &["--set", "grpcServerPort=0", "--set", "adminServerPort=0", "--set", "metricsPromExporterPort=0"]].concat());
+    let args =
+        [&["server", "--store", text(&store)][..], &args.iter().map(String::as_str).collect::<Vec<_>>()].concat();
+    let refused = run(&[
+        &args[..],
+        &["--set", "grpcServerPort=0", "--set", "adminServerPort=0", "--set", "metricsPromExporterPort=0"],
+    ]
+    .concat());
     assert_eq!(refused.status.code(), Some(1), "{}", stderr(&refused));
     let said = stderr(&refused);
     assert!(said.contains("/not/there.pem") && said.contains("otlpTrustedCertPath"), "{said}");
@@ -428,7 +446,11 @@ fn official(dir: &Path) -> Result<serde_json::Value, String> {
     let wheels = dir.join("wheels");
     let output = |command: &mut Command| {
         let output = command.output().map_err(|error| error.to_string())?;
-        if output.status.success() { Ok(output.stdout) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+        if output.status.success() {
+            Ok(output.stdout)
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
+        }
     };
     output(
         Command::new("python3")
