@@ -14,10 +14,19 @@ const PROTOS: [&str; 5] = [
     "keda/externalscaler.proto",
 ];
 
+/// What collectors of OpenTelemetry are told; we are their client, so reflection does not tell of it.
+const OTLP: [&str; 2] = [
+    "opentelemetry/proto/collector/metrics/v1/metrics_service.proto",
+    "opentelemetry/proto/collector/trace/v1/trace_service.proto",
+];
+
 fn main() -> Result<(), Error> {
     println!("cargo:rerun-if-changed=proto");
-    let descriptors = protox::compile(PROTOS, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
+    let otlp = protox::compile(OTLP, ["proto"])?;
+    fs::write(out.join("otlp_descriptors.bin"), otlp.encode_to_vec())?;
+    tonic_prost_build::configure().compile_fds(otlp)?;
+    let descriptors = protox::compile(PROTOS, ["proto"])?;
     // Served by gRPC reflection.
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()

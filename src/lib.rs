@@ -17,6 +17,7 @@ pub mod admin;
 pub mod broker;
 pub mod cli;
 pub mod config;
+pub mod dial;
 pub mod drain;
 pub mod meter;
 pub mod observe;

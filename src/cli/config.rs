@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use crate::config::{Loaded, sample};
+use crate::config::{Loaded, keys, sample};
 
 use super::{output, server::Settings};
 
@@ -44,7 +44,9 @@ impl Args {
 }
 
 fn rows(loaded: &Loaded) -> Vec<Vec<String>> {
-    let row = |s: &crate::config::Setting| vec![s.key.name.to_owned(), s.value.clone(), s.origin.to_string()];
+    let row = |s: &crate::config::Setting| {
+        vec![s.key.name.to_owned(), keys::shown(s.key.name, &s.value).to_owned(), s.origin.to_string()]
+    };
     loaded.settings.iter().map(row).collect()
 }
 
@@ -52,7 +54,7 @@ fn as_json(loaded: &Loaded) -> serde_json::Value {
     let setting = |s: &crate::config::Setting| {
         json!({
             "key": s.key.name,
-            "value": s.value,
+            "value": keys::shown(s.key.name, &s.value),
             "default": s.key.default,
             "origin": s.origin.kind(),
             "source": s.origin.to_string(),

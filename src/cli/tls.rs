@@ -1,31 +1,21 @@
 //! TLS of the shell's client: checked against the system's authorities or a given one, or not at all.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::PathBuf, sync::Arc};
 
-use anyhow::{Context as _, anyhow};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use anyhow::anyhow;
 use tokio_rustls::{
     TlsConnector,
     rustls::{
-        ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+        ClientConfig, DigitallySignedStruct, SignatureScheme,
         client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         crypto::{CryptoProvider, ring},
-        pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+        pki_types::{CertificateDer, ServerName, UnixTime},
     },
 };
 
-/// Where systems keep the authorities that they trust (Debian, Fedora, SUSE, Alpine, BSD).
-const SYSTEM_AUTHORITIES: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
+use crate::dial::{self, AuthoritiesError};
+
+pub use crate::dial::connect;
 
 /// How the connection is protected.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -57,47 +47,20 @@ impl TlsArgs {
         if !self.is_wanted() {
             return Ok(None);
         }
+        if !self.insecure {
+            let authorities = dial::authorities(self.ca.as_deref()).map_err(|error| match error {
+                AuthoritiesError::None => anyhow!("{error}; give one with --ca FILE"),
+                AuthoritiesError::Unreadable(_) => anyhow!("{error}"),
+            });
+            return Ok(Some(dial::connector(authorities?)?));
+        }
         let provider = Arc::new(ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
-        let mut config = if self.insecure {
-            config.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider))).with_no_client_auth()
-        } else {
-            config.with_root_certificates(self.authorities()?).with_no_client_auth()
-        };
+        let verifier = Arc::new(Anyone(provider));
+        let mut config = config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
         config.alpn_protocols = vec![b"h2".to_vec()];
         Ok(Some(Arc::new(config).into()))
     }
-
-    fn authorities(&self) -> anyhow::Result<RootCertStore> {
-        let system = || SYSTEM_AUTHORITIES.iter().map(Path::new).find(|path| path.exists());
-        let path = self.ca.as_deref().or_else(system);
-        let path = path.ok_or_else(|| anyhow!("this system has no list of authorities; give one with --ca FILE"))?;
-        let mut roots = RootCertStore::empty();
-        let read = || format!("cannot read certificates from {}; it must be a PEM file", path.display());
-        for certificate in CertificateDer::pem_file_iter(path).with_context(read)? {
-            let added = roots.add(certificate.with_context(read)?);
-            // Of the system's many some may be of a kind that is not known here.
-            if self.ca.is_some() {
-                added.with_context(read)?;
-            }
-        }
-        if roots.is_empty() {
-            return Err(anyhow!("{}", read()));
-        }
-        Ok(roots)
-    }
-}
-
-/// Connects to `HOST:PORT` and shakes hands.
-pub async fn connect(
-    connector: TlsConnector,
-    at: http::Uri,
-) -> io::Result<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>> {
-    let host = at.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-    let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
-    let tcp = TcpStream::connect((host, at.port_u16().unwrap_or(443))).await?;
-    tcp.set_nodelay(true)?;
-    connector.connect(name, tcp).await.map(TokioIo::new)
 }
 
 /// Believes everybody.

@@ -64,7 +64,7 @@ const PROMISES: [Promise; 22] = [
 ];
 
 /// Keys of parts that are not there yet: the classic protocol, the NameServer.
-const NOT_SERVED: [&str; 26] = [
+const NOT_SERVED: [&str; 22] = [
     "namesrvAddr",
     "rocketmqHome",
     "fetchNamesrvAddrByAddressServer",
@@ -85,10 +85,6 @@ const NOT_SERVED: [&str; 26] = [
     "msgTraceTopicName",
     "enableLmq",
     "enableMultiDispatch",
-    "metricsGrpcExporterTarget",
-    "metricsGrpcExporterHeader",
-    "metricGrpcExporterTimeOutInMills",
-    "metricGrpcExporterIntervalInMills",
     "metricLoggingExporterIntervalInMills",
     "metricsInDelta",
 ];

@@ -162,7 +162,7 @@ pub struct Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { origin, key, value, why } = self;
-        write!(f, "{origin}: {key}={value} {why}")
+        write!(f, "{origin}: {key}={} {why}", keys::shown(key, value))
     }
 }
 
@@ -336,6 +336,9 @@ fn cross_check(config: &Config, settings: &[Setting]) -> Vec<Fault> {
     let taken = |l: &proxy::Listener| l.listen.port() == operations;
     if config.ops.enabled && operations != 0 && (operations == admin || config.proxy.listeners.iter().any(taken)) {
         fault("metricsPromExporterPort", "is the port of another part too; choose another".to_owned());
+    }
+    if config.ops.otlp.metrics_enabled && config.ops.otlp.metrics.target.is_none() {
+        fault("metricsExporterType", "wants metricsGrpcExporterTarget; give it, like http://collector:4317".to_owned());
     }
     if config.proxy.limits.inbound_bytes_max < config.broker.max_message_bytes + (64 << 10) {
         fault("grpcMaxInboundMessageSize", "has no room for a message of maxMessageSize; raise it".to_owned());

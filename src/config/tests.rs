@@ -56,7 +56,8 @@ fn another(key: &Key) -> String {
             "adminBindAddress" | "grpcBindAddress" | "brokerIP1" | "metricsPromExporterHost" => "192.0.2.7".into(),
             "logLevel" => "trace".into(),
             "metricsExporterType" => "DISABLE".into(),
-            "metricsLabel" => "region:eu".into(),
+            "metricsLabel" | "metricsGrpcExporterHeader" | "tracesGrpcExporterHeader" => "region:eu".into(),
+            "tracesSampleRatio" => "0.5".into(),
             "messageDelayLevel" => "1s 2d".into(),
             "deleteWhen" => "05;17".into(),
             "grpcAdvertisedAddress" => "mq.example.com:443".into(),
@@ -146,6 +147,7 @@ fn settings_that_contradict_each_other_are_refused_all_at_once() {
         "grpcMaxInboundMessageSize=64KB",
         "pendingBytesMax=1MB",
         "popPollingSize=1000000",
+        "metricsExporterType=OTLP_GRPC",
         "tlsCertPath=a.crt",
         "grpcClientConsumerMinLongPollingTimeoutMillis=1m",
         "minInvisibleTimeMillsForRecv=1h",
@@ -158,13 +160,14 @@ fn settings_that_contradict_each_other_are_refused_all_at_once() {
         "grpcMaxInboundMessageSize=64KB has no room",
         "pendingBytesMax=1MB is less",
         "popPollingSize=1000000 is more",
+        "metricsExporterType=OTLP_GRPC wants metricsGrpcExporterTarget",
         "tlsCertPath=a.crt has no tlsKeyPath",
         "grpcClientConsumerMinLongPollingTimeoutMillis=1m is more",
         "minInvisibleTimeMillsForRecv=1h is more",
     ] {
         assert!(faults.iter().any(|f| f.contains(key)), "no {key:?} in {faults:#?}");
     }
-    assert_eq!(faults.len(), 9);
+    assert_eq!(faults.len(), 10);
 }
 
 #[test]
@@ -288,5 +291,22 @@ proptest! {
         prop_assume!(keys::find(&key).is_none() && apache::look_up(&key, "1").is_none());
         let faults = faults(set(&[&format!("{key}=1")]));
         prop_assert!(faults[0].contains("is not a setting"));
+    }
+}
+
+#[test]
+fn a_header_that_may_be_a_password_is_not_told_with_its_fault() {
+    let faults = faults(set(&["tracesGrpcExporterHeader=te:sesame"]));
+    assert!(faults[0].contains("\"te\"") && !faults[0].contains("sesame"), "{faults:?}");
+}
+
+#[test]
+fn a_collector_that_is_no_address_is_refused_with_value_cause_and_cure() {
+    for key in ["metricsGrpcExporterTarget", "tracesGrpcExporterTarget"] {
+        let faults = faults(set(&[&format!("{key}=http://collector:99999")]));
+        let [fault] = &faults[..] else { panic!("{faults:?}") };
+        for part in [key, "http://collector:99999", "like http://collector:4317"] {
+            assert!(fault.contains(part), "no {part:?} in {fault}");
+        }
     }
 }

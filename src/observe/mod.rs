@@ -1,4 +1,7 @@
-//! What the server tells about itself: logs, and how metrics are named and written. Who counts is [`crate::meter`].
+//! What the server tells about itself: logs, how metrics are named and written, traces of calls, and how metrics and traces
+//! go to a collector of OpenTelemetry. Who counts is [`crate::meter`].
 
 pub mod metrics;
+pub mod otlp;
 pub mod telemetry;
+pub mod trace;

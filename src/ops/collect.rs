@@ -1,11 +1,11 @@
-//! The page of metrics: counters as they are, gauges from the books and tables when they are asked for.
+//! All samples of all metrics: counters as they are, gauges from the books and tables when they are asked for.
 
 use std::time::Duration;
 
 use crate::{
     broker::{Backlog, Broker, Health, TopicCounts},
     meter::Distribution,
-    observe::metrics::{Id, Names, Page},
+    observe::metrics::{Id, Names, Page, Sink},
     proxy::Proxy,
     types::{GroupName, TopicName},
 };
@@ -22,25 +22,42 @@ const AGES_TIME: Duration = Duration::from_millis(500);
 
 /// Puts the page together. It may wait for the disk.
 pub fn page(state: &State, names: &Names) -> String {
-    let started = state.clock().now();
     let mut page = Page::new(names);
-    page.add(Id::BuildInfo, &[env!("CARGO_PKG_VERSION")], 1);
-    page.add(Id::Ready, &[], u8::from(state.ready().is_good));
-    page.add(Id::StartTime, &[], state.started_at().as_millis() as f64 / 1000.0);
-    if let Some(Parts { broker, proxy }) = state.parts() {
-        tables(&mut page, &broker);
-        topics(&mut page, &broker);
-        groups(&mut page, &broker, state);
-        timers(&mut page, &broker);
-        store(&mut page, &broker);
-        front(&mut page, &proxy);
-    }
-    let took = state.clock().now().remaining(started);
-    page.add(Id::ScrapeDuration, &[], took.as_secs_f64());
+    tell(state, &mut page);
     page.finish()
 }
 
-fn tables(page: &mut Page, broker: &Broker) {
+/// Tells every sample. It may wait for the disk.
+pub fn tell(state: &State, page: &mut impl Sink) {
+    let started = state.clock().now();
+    page.add(Id::BuildInfo, &[env!("CARGO_PKG_VERSION")], 1u64);
+    page.add(Id::Ready, &[], u8::from(state.ready().is_good));
+    page.add(Id::StartTime, &[], state.started_at().as_millis() as f64 / 1000.0);
+    exports(page, state);
+    if let Some(Parts { broker, proxy }) = state.parts() {
+        tables(page, &broker);
+        topics(page, &broker);
+        groups(page, &broker, state);
+        timers(page, &broker);
+        store(page, &broker);
+        front(page, &proxy);
+    }
+    let took = state.clock().now().remaining(started);
+    page.add(Id::ScrapeDuration, &[], took.as_secs_f64());
+}
+
+fn exports(page: &mut impl Sink, state: &State) {
+    let counts = state.exports();
+    for (signal, of) in [("metrics", &counts.metrics), ("traces", &counts.traces)] {
+        page.add(Id::Exports, &[signal, "success"], of.taken.get());
+        page.add(Id::Exports, &[signal, "failure"], of.failed.get());
+    }
+    for (result, spans) in [("sent", &counts.sent), ("dropped", &counts.dropped), ("failed", &counts.lost)] {
+        page.add(Id::Spans, &[result], spans.get());
+    }
+}
+
+fn tables(page: &mut impl Sink, broker: &Broker) {
     page.add(Id::TopicNumber, &[], broker.topics(true).len());
     page.add(Id::ConsumerGroupNumber, &[], broker.groups().len());
     page.add(Id::ParkedPolls, &[], broker.parked_polls());
@@ -49,7 +66,7 @@ fn tables(page: &mut Page, broker: &Broker) {
     }
 }
 
-fn topics(page: &mut Page, broker: &Broker) {
+fn topics(page: &mut impl Sink, broker: &Broker) {
     for TopicCounts { topic, sizes, delays, decisions } in broker.topic_counts() {
         let name = topic.as_ref().map_or(OTHER, TopicName::as_str);
         for (message_type, sizes) in &sizes {
@@ -71,7 +88,7 @@ fn topics(page: &mut Page, broker: &Broker) {
     }
 }
 
-fn groups(page: &mut Page, broker: &Broker, state: &State) {
+fn groups(page: &mut impl Sink, broker: &Broker, state: &State) {
     let names = |of: &Option<(TopicName, GroupName)>| match of {
         Some((topic, group)) => (topic.to_string(), group.to_string()),
         None => (OTHER.to_owned(), OTHER.to_owned()),
@@ -102,7 +119,7 @@ fn groups(page: &mut Page, broker: &Broker, state: &State) {
     }
 }
 
-fn lag(page: &mut Page, backlog: &Backlog, topic: &str, group: &str) {
+fn lag(page: &mut impl Sink, backlog: &Backlog, topic: &str, group: &str) {
     let labels = [group, topic, NO, NO];
     page.add(Id::ConsumerLag, &labels, backlog.ready + backlog.in_flight);
     page.add(Id::ConsumerLag, &[group, topic, YES, NO], backlog.waiting);
@@ -116,7 +133,7 @@ fn lag(page: &mut Page, backlog: &Backlog, topic: &str, group: &str) {
     }
 }
 
-fn timers(page: &mut Page, broker: &Broker) {
+fn timers(page: &mut impl Sink, broker: &Broker) {
     page.add(Id::TimingMessages, &[], broker.pending_timers());
     let late = broker.timer_lateness();
     let mut count = 0;
@@ -128,13 +145,13 @@ fn timers(page: &mut Page, broker: &Broker) {
     page.distribution(Id::TimerLateness, &[], &Distribution { up_to, count, sum: late.sum_ms }, 1.0);
 }
 
-fn store(page: &mut Page, broker: &Broker) {
+fn store(page: &mut impl Sink, broker: &Broker) {
     let store = broker.store();
     let health = store.health();
     let (is_full, is_poisoned) = (matches!(health, Health::Full { .. }), matches!(health, Health::Poisoned(_)));
     page.add(Id::StoreFull, &[], u8::from(is_full));
     page.add(Id::StorePoisoned, &[], u8::from(is_poisoned));
-    page.add(Id::BrokerPermission, &[], if is_full || is_poisoned { 4 } else { 6 });
+    page.add(Id::BrokerPermission, &[], if is_full || is_poisoned { 4u64 } else { 6 });
     let marks = store.watermarks();
     // Read behind the marks, so that it is never before them.
     let end = store.end();
@@ -152,7 +169,7 @@ fn store(page: &mut Page, broker: &Broker) {
     page.distribution(Id::SyncTime, &[], &store.syncs(), 1e6);
 }
 
-fn front(page: &mut Page, proxy: &Proxy) {
+fn front(page: &mut impl Sink, proxy: &Proxy) {
     const GRPC: &str = "grpc";
     page.add(Id::ProxyUp, &[], u8::from(!proxy.is_draining()));
     page.add(Id::Connections, &[], proxy.connections());

@@ -8,13 +8,16 @@
 //! - [`collect`]: the page of metrics.
 //! - [`keda`]: scaling on a group's lag.
 //! - [`http`]: the listener, with its bounds.
+//! - [`export`]: metrics and traces to a collector of OpenTelemetry.
 
 mod collect;
 pub mod config;
+mod export;
 mod http;
 mod keda;
 mod state;
 
 pub use config::Config;
+pub use export::{Error as ExportError, Exporter};
 pub use http::Listener;
 pub use state::{BEAT_INTERVAL, Condition, State};

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     broker::{Broker, Health},
+    observe::otlp::Counts,
     proxy::Proxy,
     types::{Clock, Deadline, Timestamp},
 };
@@ -35,6 +36,7 @@ struct Inner {
     beat: AtomicU64,
     /// Nothing while the store is being opened.
     parts: RwLock<Option<Parts>>,
+    exports: Arc<Counts>,
 }
 
 /// What can be asked once it is open.
@@ -68,7 +70,7 @@ impl Condition {
 impl State {
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         let (started_at, beat, parts) = (clock.wall(), AtomicU64::new(0), RwLock::default());
-        Self { inner: Arc::new(Inner { clock, started_at, beat, parts }) }
+        Self { inner: Arc::new(Inner { clock, started_at, beat, parts, exports: Arc::default() }) }
     }
 
     /// The store is open and clients can connect. From now on the control thread must give signs of life.
@@ -93,6 +95,15 @@ impl State {
 
     pub fn clock(&self) -> &dyn Clock {
         &*self.inner.clock
+    }
+
+    /// What was sent to collectors.
+    pub fn exports(&self) -> &Arc<Counts> {
+        &self.inner.exports
+    }
+
+    pub(super) fn shared_clock(&self) -> Arc<dyn Clock> {
+        self.inner.clock.clone()
     }
 
     pub fn started_at(&self) -> Timestamp {

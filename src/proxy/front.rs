@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     broker::{Broker, Group, Topic},
+    observe::trace::Tracer,
     proto::v2::Code,
     types::{GroupName, TopicName},
 };
@@ -23,19 +24,22 @@ pub struct Front {
     pub renewals: Renewals,
     pub load: Load,
     pub meters: Meters,
+    /// Where calls are traced.
+    pub tracer: Option<Tracer>,
     pub rates: Rates,
     /// Cancelled when no new work is taken.
     pub draining: CancellationToken,
 }
 
 impl Front {
-    pub fn new(config: Config, broker: Broker) -> Self {
+    pub fn new(config: Config, broker: Broker, tracer: Option<Tracer>) -> Self {
         Self {
             sessions: Arc::new(Sessions::new(config.limits.sessions_max, config.limits.session_streams_max)),
             asks: Asks::default(),
             renewals: Renewals::new(config.renew.clone()),
             load: Load::default(),
             meters: Meters::new(),
+            tracer,
             rates: Rates::default(),
             draining: CancellationToken::new(),
             broker,

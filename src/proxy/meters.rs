@@ -45,6 +45,11 @@ impl Rpc {
         Self(RPCS.iter().position(|(known, _)| *known == name).unwrap_or(RPCS.len() - 1))
     }
 
+    /// As the API has it; empty for what it does not have.
+    pub fn name(self) -> &'static str {
+        RPCS[self.0].0
+    }
+
     fn is_long_polling(self) -> bool {
         matches!(RPCS[self.0].0, "ReceiveMessage" | "PullMessage")
     }

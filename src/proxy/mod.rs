@@ -12,6 +12,7 @@
 //! sessions   what clients told about themselves, and their open Telemetry streams
 //! commands   what the server has to say to its clients over them
 //! meters     how long each RPC takes
+//! trace      what a call is about, for those that are traced
 //! renew      leases that the server keeps alive for push consumers
 //! admin      RocketMQ's own Admin service, which is served on the port of administration
 //! ```
@@ -42,6 +43,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod trace;
 
 pub use addresses::{AddressError, HostPort};
 pub use asks::AskError;

@@ -26,6 +26,7 @@ use tower::Service;
 
 use crate::{
     broker::Broker,
+    observe::trace::Tracer,
     proto,
     proto::v2::TelemetryCommand,
     types::{ClientId, GroupName},
@@ -89,11 +90,16 @@ struct Inner {
 
 impl Proxy {
     pub fn new(config: Config, broker: Broker) -> Result<Self, Error> {
+        Self::traced(config, broker, None)
+    }
+
+    /// The same, whose calls are traced.
+    pub fn traced(config: Config, broker: Broker, tracer: Option<Tracer>) -> Result<Self, Error> {
         let tls = match config.tls.mode {
             TlsMode::Disabled => None,
             TlsMode::Permissive | TlsMode::Enforcing => Some(Tls::open(config.tls.files.as_ref())?),
         };
-        let front = Arc::new(Front::new(config, broker));
+        let front = Arc::new(Front::new(config, broker, tracer));
         let foreign = foreign(&front)?;
         Ok(Self { inner: Arc::new(Inner { front, tls, foreign, connections: AtomicUsize::new(0) }) })
     }

@@ -36,6 +36,13 @@ fn text(loaded: &Loaded, report: &str, workers: usize) -> String {
     if config.ops.enabled {
         line("ops", format!("{} (/metrics, /readyz, /livez, KEDA)", config.ops.listen));
     }
+    let otlp = &config.ops.otlp;
+    let metrics = otlp.metrics.target.as_ref().filter(|_| otlp.metrics_enabled);
+    for (what, target) in [("metrics", metrics), ("traces", otlp.traces.signal.target.as_ref())] {
+        if let Some(target) = target {
+            line("otlp", format!("{what} to {target}"));
+        }
+    }
     line("store", absolute(&config.store.root).display().to_string());
     for found in report.lines() {
         line("recovery", found.trim().to_owned());

@@ -28,6 +28,7 @@ use crate::{
     broker::{self, Broker},
     config::{Config, Loaded},
     drain::Drain,
+    observe::trace::Tracer,
     ops::{self, State},
     proxy::{self, Proxy},
     runtime::Workers,
@@ -49,6 +50,8 @@ pub enum Error {
     Store(#[from] store::OpenError),
     #[error("cannot open the broker: {0}")]
     Broker(#[from] broker::OpenError),
+    #[error("cannot start exports by OTLP: {0}")]
+    Export(#[from] ops::ExportError),
     #[error("cannot start the gRPC front: {0}")]
     Proxy(#[from] proxy::Error),
     #[error("cannot start threads: {0}; raise this process's limit of threads or memory")]
@@ -113,12 +116,17 @@ fn run_on(
         Some(socket) => Some(ops::Listener::start(socket, state.clone(), names).map_err(Error::Threads)?),
         None => None,
     };
+    let (exporter, tracer) = ops::Exporter::start(&loaded.config.ops.otlp, &loaded.config.ops.names, &state)?;
     let (store, report) = Store::open(loaded.config.store.clone(), disk, clock.clone())?;
-    let served = compose(&control, &loaded, &store, clock, state).and_then(|server| {
+    let served = compose(&control, &loaded, &store, clock, state, tracer).and_then(|server| {
         let served = control.block_on(server.serve(&loaded, sockets, &report, signals, announce));
         server.workers.stop();
         served
     });
+    // The last export tells all that was answered, and goes on while the store is closed.
+    if let Some(exporter) = &exporter {
+        exporter.finish();
+    }
     store.close();
     // The last flush may have been the one that failed.
     let served = served.and_then(|()| match store.health() {
@@ -127,6 +135,7 @@ fn run_on(
     });
     drop(in_control);
     control.shutdown_timeout(LOOPS_GRACE);
+    drop(exporter);
     if served.is_ok() {
         tracing::info!("stopped; the log is flushed and the checkpoint is written");
     }
@@ -152,10 +161,11 @@ fn compose(
     store: &Store,
     clock: Arc<dyn Clock>,
     state: State,
+    tracer: Option<Tracer>,
 ) -> Result<Server, Error> {
     let Config { server, broker, proxy, .. } = &loaded.config;
     let broker = Broker::open(broker.clone(), store.clone(), clock)?;
-    let proxy = Proxy::new(proxy.clone(), broker.clone())?;
+    let proxy = Proxy::traced(proxy.clone(), broker.clone(), tracer)?;
     let workers = Workers::start(server.workers).map_err(Error::Threads)?;
     let control = control.handle().clone();
     Ok(Server { broker, proxy, workers, state, control, fronts: Drain::new(), loops: Drain::new() })

@@ -9,14 +9,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use divan::{Bencher, counter::ItemsCount};
+use divan::{Bencher, black_box, counter::ItemsCount};
 use ferromq::{
     broker::{self, Broker, Delivery, Draft, Filter, Take},
+    meter::{Counter, Histogram},
+    observe::trace::{Method, Span, Tracer},
     proto::v2,
     store::{self, FlushPolicy, Purpose, RealDisk, Store},
     types::{
-        Deadline, GroupName, MessageType, NewMessage, PhysicalOffset, QueueId, SysFlag, SystemClock, Timestamp,
-        TopicName,
+        Clock as _, Deadline, GroupName, MessageType, NewMessage, PhysicalOffset, QueueId, SysFlag, SystemClock,
+        Timestamp, TopicName,
         properties::{Properties, PropertiesBuilder, key},
     },
 };
@@ -182,6 +184,113 @@ fn ack(bencher: Bencher<'_, '_>, flush: FlushPolicy) {
     };
     bencher.counter(ItemsCount::new(BATCH)).with_inputs(taken).bench_local_values(|taken| consumer.ack(&taken));
     consumer.broker.store().close();
+}
+
+/// Bounds of the histograms of a message's size and of a call's time, as many as those have.
+const SIZES: &[u64] = &[1 << 10, 4 << 10, 512 << 10, 1 << 20, 2 << 20, 4 << 20];
+const TIMES: &[u64] = &[100, 250, 500, 1_000, 3_000, 5_000, 7_000, 10_000, 100_000, 1_000_000, 2_000_000, 3_000_000];
+
+/// What every call counts, whatever it is: two readings of the clock and its time.
+struct CallMeter {
+    clock: SystemClock,
+    times: Histogram,
+}
+
+impl CallMeter {
+    fn new() -> Self {
+        Self { clock: SystemClock::new(), times: Histogram::new(TIMES) }
+    }
+
+    fn measure(&self, call: impl FnOnce()) {
+        let since = self.clock.now();
+        call();
+        self.times.add(self.clock.now().remaining(since).as_micros() as u64);
+    }
+}
+
+/// Counting a call alone.
+#[divan::bench(threads = [1, 2])]
+fn count_call(bencher: Bencher<'_, '_>) {
+    let meter = CallMeter::new();
+    bencher.bench(|| meter.measure(|| ()));
+}
+
+/// Counting a call that sends a batch: the size of each message, and how many there were.
+#[divan::bench(args = [1, BATCH], threads = [1, 2])]
+fn count_send(bencher: Bencher<'_, '_>, batch: usize) {
+    let (meter, sizes, rate) = (CallMeter::new(), Histogram::new(SIZES), Counter::default());
+    bencher.counter(ItemsCount::new(batch)).bench(|| {
+        meter.measure(|| {
+            (0..batch).for_each(|_| sizes.add(black_box(1200)));
+            rate.add(batch as u64);
+        });
+    });
+}
+
+/// Counting a call that receives a batch: each message and its bytes, and how many there were.
+#[divan::bench(args = [1, BATCH], threads = [1, 2])]
+fn count_receive(bencher: Bencher<'_, '_>, batch: usize) {
+    let (meter, messages, bytes, rate) = (CallMeter::new(), Counter::default(), Counter::default(), Counter::default());
+    bencher.counter(ItemsCount::new(batch)).bench(|| {
+        meter.measure(|| {
+            for _ in 0..batch {
+                messages.add(1);
+                bytes.add(black_box(1200));
+            }
+            rate.add(batch as u64);
+        });
+    });
+}
+
+/// Deciding that a call is not traced: by lot, and by what its caller says.
+#[divan::bench(args = ["", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"])]
+fn trace_not_sampled(bencher: Bencher<'_, '_>, parent: &str) {
+    let (tracer, _spans) = tracer(f64::MIN_POSITIVE);
+    let headers = headers(parent);
+    bencher.bench(|| assert!(tracer.begin(&headers, Deadline::default(), || METHOD).is_none()));
+}
+
+/// A span from begin to the queue's end.
+#[divan::bench]
+fn trace_sampled(bencher: Bencher<'_, '_>) {
+    let (tracer, mut spans) = tracer(1.0);
+    let headers = headers("");
+    bencher.bench_local(|| {
+        let span = tracer.begin(&headers, Deadline::default(), || METHOD).expect("sampled");
+        span.note(|notes| notes.topic = "orders".into());
+        drop(span);
+        spans.try_recv().expect("a span")
+    });
+}
+
+const METHOD: Method = Method { name: "SendMessage", operation: Some(("send", "send")) };
+
+fn tracer(ratio: f64) -> (Tracer, tokio::sync::mpsc::Receiver<Span>) {
+    Tracer::new(ratio, 8192, Arc::default(), Arc::new(SystemClock::new()))
+}
+
+/// Those of an official client, and a `traceparent` where there is one.
+fn headers(parent: &str) -> http::HeaderMap {
+    let mut headers = http::HeaderMap::new();
+    for name in [
+        "content-type",
+        "te",
+        "user-agent",
+        "grpc-timeout",
+        "authorization",
+        "x-mq-client-id",
+        "x-mq-client-version",
+        "x-mq-date-time",
+        "x-mq-language",
+        "x-mq-protocol",
+        "x-mq-request-id",
+    ] {
+        headers.insert(name, http::HeaderValue::from_static("a value of a client"));
+    }
+    if let Some(parent) = Some(parent).filter(|parent| !parent.is_empty()) {
+        headers.insert("traceparent", parent.parse().expect("ASCII"));
+    }
+    headers
 }
 
 fn runtime() -> tokio::runtime::Runtime {

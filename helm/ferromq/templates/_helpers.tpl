@@ -75,6 +75,17 @@ annotations:
 {{- else }}
 {{- $_ := set $own "metricsExporterType" "DISABLE" }}
 {{- end }}
+{{- with .Values.otlp.metrics.target }}
+{{- /* It opens the port of operations too: on the pod's loopback, unless metrics.enabled says otherwise. */}}
+{{- $_ := set $own "metricsExporterType" "OTLP_GRPC" }}
+{{- $_ := set $own "metricsGrpcExporterTarget" . }}
+{{- end }}
+{{- with .Values.otlp.traces }}
+{{- if .target }}
+{{- $_ := set $own "tracesGrpcExporterTarget" .target }}
+{{- $_ := set $own "tracesSampleRatio" .sampleRatio }}
+{{- end }}
+{{- end }}
 {{- if .Values.tls.existingSecret }}
 {{- $own = merge $own (dict "tlsCertPath" "/etc/ferromq/tls/tls.crt" "tlsKeyPath" "/etc/ferromq/tls/tls.key") }}
 {{- end }}

@@ -120,6 +120,12 @@ pub fn all() -> impl Iterator<Item = &'static Key> {
     SECTIONS.iter().flat_map(|s| s.keys)
 }
 
+/// What people are shown of a value: nothing of those that may be passwords.
+pub fn shown<'a>(key: &str, value: &'a str) -> &'a str {
+    const SECRET: [&str; 2] = ["metricsGrpcExporterHeader", "tracesGrpcExporterHeader"];
+    if SECRET.contains(&key) && !value.is_empty() { "(hidden)" } else { value }
+}
+
 /// The key of this exact name, or alias.
 pub fn find(name: &str) -> Option<&'static Key> {
     all().find(|k| k.name == name || k.aliases.contains(&name))

@@ -2,8 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::{Key, Rule};
-use crate::observe::metrics::catalogue;
+use super::{Key, Rule, Unit};
+use crate::observe::{
+    metrics::catalogue,
+    otlp::{Headers, Target},
+};
 
 /// Labels of `metricsLabel` at most.
 const LABELS_MAX: usize = 32;
@@ -16,19 +19,22 @@ pub static KEYS: &[Key] = &[
         aliases: &[],
         default: "PROM",
         doc: "PROM opens the port of operations: /metrics for Prometheus, /livez and /readyz for probes, KEDA's external \
-              scaler over gRPC. DISABLE leaves it closed.",
+              scaler over gRPC. OTLP_GRPC does that too, and sends the same metrics to metricsGrpcExporterTarget. DISABLE \
+              does neither.",
         rule: Rule::Text {
-            form: "PROM or DISABLE (OTLP_GRPC and LOG are not served)",
+            form: "PROM, OTLP_GRPC or DISABLE (LOG is not served)",
             set: |c, text| {
                 // Apache takes names and numbers.
-                c.ops.enabled = match text.to_ascii_uppercase().as_str() {
-                    "PROM" | "2" => true,
-                    "DISABLE" | "0" => false,
-                    "OTLP_GRPC" | "1" | "LOG" | "3" => {
-                        return Err("is not served; use PROM, which a collector can scrape".to_owned());
+                let (open, otlp) = match text.to_ascii_uppercase().as_str() {
+                    "PROM" | "2" => (true, false),
+                    "OTLP_GRPC" | "1" => (true, true),
+                    "DISABLE" | "0" => (false, false),
+                    "LOG" | "3" => {
+                        return Err("is not served; use PROM, which a collector can scrape, or OTLP_GRPC".to_owned());
                     }
-                    _ => return Err("is not PROM or DISABLE".to_owned()),
+                    _ => return Err("is not PROM, OTLP_GRPC or DISABLE".to_owned()),
                 };
+                (c.ops.enabled, c.ops.otlp.metrics_enabled) = (open, otlp);
                 Ok(())
             },
         },
@@ -84,6 +90,125 @@ pub static KEYS: &[Key] = &[
         doc: "Topics, and pairs of topic and group, that have series of their own at most; the others share one that is \
               called other.",
         rule: Rule::Count { range: 1..=1_000_000, set: |c, n| c.broker.series_max = n as usize },
+    },
+    Key {
+        name: "metricsGrpcExporterTarget",
+        aliases: &[],
+        default: "",
+        doc: "Where metrics go by OTLP over gRPC, with metricsExporterType=OTLP_GRPC: http://host:4317 in plaintext, \
+              https://host:4317 by TLS. As in RocketMQ, host:port alone is TLS.",
+        rule: Rule::Text {
+            form: "an address like http://collector:4317",
+            set: |c, text| {
+                c.ops.otlp.metrics.target = Target::parse(text)?;
+                Ok(())
+            },
+        },
+    },
+    Key {
+        name: "metricsGrpcExporterHeader",
+        aliases: &[],
+        default: "",
+        doc: "Headers of these requests, as for a password: key:value, joined by commas. `ferromq config` does not show them.",
+        rule: Rule::Text {
+            form: "key:value, joined by commas",
+            set: |c, text| {
+                c.ops.otlp.metrics.headers = Headers::parse(text)?;
+                Ok(())
+            },
+        },
+    },
+    Key {
+        name: "metricGrpcExporterTimeOutInMills",
+        aliases: &[],
+        default: "3000",
+        doc: "How long the collector may take for one message. The end of the server waits as long for the last one, and 5 s \
+              at most.",
+        rule: Rule::Span { unit: Unit::Millis, range: 100..=60_000, set: |c, d| c.ops.otlp.metrics.timeout = d },
+    },
+    Key {
+        name: "metricGrpcExporterIntervalInMills",
+        aliases: &[],
+        default: "60000",
+        doc: "How often metrics are sent.",
+        rule: Rule::Span { unit: Unit::Millis, range: 1000..=3_600_000, set: |c, d| c.ops.otlp.metrics.interval = d },
+    },
+    Key {
+        name: "tracesGrpcExporterTarget",
+        aliases: &[],
+        default: "",
+        doc: "Where traces go by OTLP over gRPC, written like metricsGrpcExporterTarget; empty: nothing is traced. Each \
+              call of the messaging API that is sampled is a span, with the names of topic, group and client, and nothing of what messages carry.",
+        rule: Rule::Text {
+            form: "an address like http://collector:4317",
+            set: |c, text| {
+                c.ops.otlp.traces.signal.target = Target::parse(text)?;
+                Ok(())
+            },
+        },
+    },
+    Key {
+        name: "tracesGrpcExporterHeader",
+        aliases: &[],
+        default: "",
+        doc: "Headers of these requests, like metricsGrpcExporterHeader.",
+        rule: Rule::Text {
+            form: "key:value, joined by commas",
+            set: |c, text| {
+                c.ops.otlp.traces.signal.headers = Headers::parse(text)?;
+                Ok(())
+            },
+        },
+    },
+    Key {
+        name: "tracesGrpcExporterTimeOutInMills",
+        aliases: &[],
+        default: "3000",
+        doc: "How long the collector may take for one message of spans.",
+        rule: Rule::Span { unit: Unit::Millis, range: 100..=60_000, set: |c, d| c.ops.otlp.traces.signal.timeout = d },
+    },
+    Key {
+        name: "tracesGrpcExporterIntervalInMills",
+        aliases: &[],
+        default: "5000",
+        doc: "How long a span waits for others at most before it is sent.",
+        rule: Rule::Span { unit: Unit::Millis, range: 100..=60_000, set: |c, d| c.ops.otlp.traces.signal.interval = d },
+    },
+    Key {
+        name: "tracesSampleRatio",
+        aliases: &[],
+        default: "0.01",
+        doc: "Which share of calls is traced. A call that comes with a traceparent is traced when that says so, whatever \
+              the share.",
+        rule: Rule::Text {
+            form: "a number from 0 to 1, like 0.01",
+            set: |c, text| {
+                let ratio = text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
+                c.ops.otlp.traces.ratio = ratio.ok_or_else(|| "is not a number from 0 to 1, like 0.01".to_owned())?;
+                Ok(())
+            },
+        },
+    },
+    Key {
+        name: "tracesQueueMax",
+        aliases: &[],
+        default: "8192",
+        doc: "Spans that wait for the collector at most, up to 1 KB of memory each and 6 KB with links; further ones are \
+              dropped, and counted (ferromq_otlp_spans_total).",
+        rule: Rule::Count { range: 1..=1_000_000, set: |c, n| c.ops.otlp.traces.queue = n as usize },
+    },
+    Key {
+        name: "otlpTrustedCertPath",
+        aliases: &[],
+        default: "",
+        doc: "Certificates (PEM) that the collector's is checked against, for https://; empty: those that this system trusts.",
+        rule: Rule::Text {
+            form: "a path",
+            set: |c, text| {
+                c.ops.otlp.authorities = (!text.is_empty()).then(|| text.into());
+                Ok(())
+            },
+        },
     },
 ];
 

@@ -121,6 +121,8 @@ catalogue! {
     StoreFull Gauge "ferromq_store_full" None [] "1 while sends are refused, since the disk is full.";
     StorePoisoned Gauge "ferromq_store_poisoned" None [] "1 once a write or sync has failed: nothing is acknowledged any more, and the server leaves.";
 
+    Exports Counter "ferromq_otlp_exports_total" None ["signal", "result"] "Messages of metrics or traces to a collector: taken by it, or given up.";
+    Spans Counter "ferromq_otlp_spans_total" None ["result"] "Spans of calls that were sampled; dropped: the queue was full, failed: the collector did not take them.";
     ScrapeDuration Gauge "ferromq_scrape_duration" Seconds [] "How long it took to put this page together.";
     ScrapeAgesMissing Gauge "ferromq_scrape_ages_missing" None [] "Backlogs whose age is not on this page, since reading it would have taken too long.";
 }

@@ -2,7 +2,10 @@
 
 use std::fmt::{Display, Write as _};
 
-use super::catalogue::{self, Id, Kind, Metric};
+use super::{
+    catalogue::{self, Id, Kind, Metric},
+    sink::{Number, Sink},
+};
 use crate::meter::Distribution;
 
 /// How metrics are named and labelled, the same on every page.
@@ -14,9 +17,16 @@ pub struct Names {
     pub common: Vec<(String, String)>,
 }
 
+impl Names {
+    /// A metric's name.
+    pub fn of(&self, metric: &Metric) -> String {
+        if self.with_units { metric.full_name() } else { metric.name.to_owned() }
+    }
+}
+
 /// A page in the making. Samples may come in any order; each metric's are kept together.
 pub struct Page {
-    with_units: bool,
+    names: Names,
     /// As it stands in every sample, escaped, with a comma behind it.
     common: String,
     /// By metric.
@@ -32,31 +42,11 @@ impl Page {
             label(&mut common, name, value);
         }
         let samples = catalogue::ALL.iter().map(|_| String::new()).collect();
-        Self { with_units: names.with_units, common, samples }
-    }
-
-    /// A sample of a counter or a gauge. `labels` are the values of the metric's own labels, in their order.
-    pub fn add(&mut self, id: Id, labels: &[&str], value: impl Display) {
-        let name = self.name(id);
-        self.sample(id, &name, labels, "", value);
-    }
-
-    /// A histogram's samples. Values were counted in a unit of which `scale` are one of the metric's.
-    pub fn distribution(&mut self, id: Id, labels: &[&str], counted: &Distribution, scale: f64) {
-        let name = self.name(id);
-        let bucket = format!("{name}_bucket");
-        for (bound, count) in &counted.up_to {
-            let le = format!("le=\"{}\",", *bound as f64 / scale);
-            self.sample(id, &bucket, labels, &le, count);
-        }
-        self.sample(id, &bucket, labels, "le=\"+Inf\",", counted.count);
-        self.sample(id, &format!("{name}_sum"), labels, "", counted.sum as f64 / scale);
-        self.sample(id, &format!("{name}_count"), labels, "", counted.count);
+        Self { names: names.clone(), common, samples }
     }
 
     fn name(&self, id: Id) -> String {
-        let metric = catalogue::metric(id);
-        if self.with_units { metric.full_name() } else { metric.name.to_owned() }
+        self.names.of(catalogue::metric(id))
     }
 
     fn sample(&mut self, id: Id, name: &str, labels: &[&str], more: &str, value: impl Display) {
@@ -79,7 +69,7 @@ impl Page {
         let mut out = String::with_capacity(self.samples.iter().map(|samples| samples.len() + 256).sum());
         for (metric, samples) in catalogue::ALL.iter().zip(&self.samples) {
             if !samples.is_empty() {
-                head(&mut out, metric, self.with_units);
+                head(&mut out, metric, &self.names.of(metric));
                 out.push_str(samples);
             }
         }
@@ -87,8 +77,26 @@ impl Page {
     }
 }
 
-fn head(out: &mut String, metric: &Metric, with_units: bool) {
-    let name = if with_units { metric.full_name() } else { metric.name.to_owned() };
+impl Sink for Page {
+    fn add(&mut self, id: Id, labels: &[&str], value: impl Into<Number>) {
+        let name = self.name(id);
+        self.sample(id, &name, labels, "", value.into());
+    }
+
+    fn distribution(&mut self, id: Id, labels: &[&str], counted: &Distribution, scale: f64) {
+        let name = self.name(id);
+        let bucket = format!("{name}_bucket");
+        for (bound, count) in &counted.up_to {
+            let le = format!("le=\"{}\",", *bound as f64 / scale);
+            self.sample(id, &bucket, labels, &le, count);
+        }
+        self.sample(id, &bucket, labels, "le=\"+Inf\",", counted.count);
+        self.sample(id, &format!("{name}_sum"), labels, "", counted.sum as f64 / scale);
+        self.sample(id, &format!("{name}_count"), labels, "", counted.count);
+    }
+}
+
+fn head(out: &mut String, metric: &Metric, name: &str) {
     let kind = match metric.kind {
         Kind::Counter => "counter",
         Kind::Gauge => "gauge",
@@ -122,9 +130,9 @@ mod tests {
     #[test]
     fn samples_of_a_metric_stand_together_behind_its_head_and_are_escaped() {
         let mut page = Page::new(&names(true));
-        page.add(Id::CommitMessages, &["x"], 1);
-        page.add(Id::TopicNumber, &[], 7);
-        page.add(Id::CommitMessages, &["y"], 2);
+        page.add(Id::CommitMessages, &["x"], 1u64);
+        page.add(Id::TopicNumber, &[], 7u64);
+        page.add(Id::CommitMessages, &["y"], 2u64);
         let expected = "# HELP rocketmq_topic_number Topics.\n# TYPE rocketmq_topic_number gauge\n\
             rocketmq_topic_number{cluster=\"a \\\"b\\\"\\\\\\n\"} 7\n\
             # HELP rocketmq_commit_messages_total Transactions committed.\n\

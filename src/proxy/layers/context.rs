@@ -12,7 +12,7 @@ use futures_util::future::Either;
 use http::{HeaderMap, HeaderValue, uri::Authority};
 use tower::Service;
 
-use crate::{proto::v2::Code, types::ClientId};
+use crate::{observe::trace, proto::v2::Code, types::ClientId};
 
 use super::{Method, Permit, Surroundings, limit::Metered, refuse};
 use crate::proxy::status::Refusal;
@@ -156,6 +156,7 @@ where
         if method != Method::Foreign {
             match Call::read(request.headers(), request.uri().authority(), request.body().permit()) {
                 Ok(call) => {
+                    call.permit.note(|notes| notes.client = trace::cut(call.client.as_str()));
                     request.extensions_mut().insert(call);
                 }
                 Err(refusal) => {

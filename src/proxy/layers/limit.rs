@@ -17,12 +17,17 @@ use tokio::time::Sleep;
 use tonic::codegen::StdError;
 use tower::Service;
 
-use crate::{proto::v2::Code, types::Deadline};
+use crate::{
+    observe::trace::{Notes, OpenSpan},
+    proto::v2::Code,
+    types::Deadline,
+};
 
 use super::{Load, Method, ResponseBody, Surroundings, refuse, too_many};
 use crate::proxy::{
     meters::{Refused, Rpc},
     status::Refusal,
+    trace,
 };
 
 pub struct Limit<S> {
@@ -55,9 +60,13 @@ where
     }
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let method = Method::of(request.uri().path());
-        let permit = Arc::new(Permit::new(self.around.clone(), method));
-        let timed = (method != Method::Foreign)
-            .then(|| (Rpc::of(request.uri().path()), self.around.front.broker.clock().now()));
+        let front = &self.around.front;
+        let timed = (method != Method::Foreign).then(|| (Rpc::of(request.uri().path()), front.broker.clock().now()));
+        let span = match (&front.tracer, timed) {
+            (Some(tracer), Some((rpc, since))) => tracer.begin(request.headers(), since, || trace::method(rpc.name())),
+            _ => None,
+        };
+        let permit = Arc::new(Permit::new(self.around.clone(), method, span));
         if let Some(refusal) = permit.refusal_at_start() {
             return Limited { inner: None, refusal: Some(refusal), permit, timed };
         }
@@ -76,6 +85,8 @@ pub struct Permit {
     answer: AtomicUsize,
     /// Why its request was cut short: a [`Cut`], 0 for not.
     cut: AtomicU8,
+    /// Of a call that is traced.
+    span: Option<Box<OpenSpan>>,
 }
 
 #[derive(Clone, Copy)]
@@ -90,11 +101,19 @@ enum Cut {
 }
 
 impl Permit {
-    fn new(around: Arc<Surroundings>, method: Method) -> Self {
+    fn new(around: Arc<Surroundings>, method: Method, span: Option<OpenSpan>) -> Self {
         around.front.load.calls.fetch_add(1, Relaxed);
         around.connection.load.calls.fetch_add(1, Relaxed);
         around.connection.calls.fetch_add(1, Relaxed);
-        Self { around, method, bytes: AtomicUsize::new(0), answer: AtomicUsize::new(0), cut: AtomicU8::new(0) }
+        let (bytes, answer, cut) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicU8::new(0));
+        Self { around, method, bytes, answer, cut, span: span.map(Box::new) }
+    }
+
+    /// Notes what the call is about, if it is traced.
+    pub fn note(&self, what: impl FnOnce(&mut Notes)) {
+        if let Some(span) = &self.span {
+            span.note(what);
+        }
     }
 
     fn loads(&self) -> [&Load; 2] {
@@ -328,8 +347,11 @@ pub struct Limited<F> {
 }
 
 impl<F> Limited<F> {
-    /// Counts the answer.
+    /// Counts the answer, and ends the call's span.
     fn answered(&self, refused: Option<Refused>) {
+        if let Some(span) = &self.permit.span {
+            span.answered(trace::outcome(refused));
+        }
         if let Some((rpc, since)) = self.timed {
             let front = &self.permit.around.front;
             front.meters.answered(rpc, refused, front.broker.clock().now().remaining(since));

@@ -28,6 +28,7 @@ use super::{
     layers::{Call, Connection},
     meters::Refused,
     status::Refusal,
+    trace::Described,
 };
 
 /// The handlers of one connection.
@@ -103,8 +104,9 @@ fn told<T>(mut response: Response<T>, code: Code) -> Response<T> {
 }
 
 /// The request and who makes it.
-fn open<T: Message>(request: Request<T>) -> std::result::Result<(Call, T), Status> {
+fn open<T: Message + Described>(request: Request<T>) -> std::result::Result<(Call, T), Status> {
     let (call, message) = caller(request)?;
+    call.permit.note(|notes| message.describe(notes));
     if call.compressed {
         call.permit.charge_expanded(message.encoded_len())?;
     }

@@ -20,7 +20,7 @@ use super::{
     Call, Front, Messaging, Refusal,
     convert::{self, delivery::DigestKind, poll},
 };
-use crate::proxy::status;
+use crate::proxy::{status, trace};
 
 impl Messaging {
     pub async fn pull(&self, call: &Call, request: v2::PullMessageRequest) -> Answer {
@@ -49,6 +49,10 @@ impl Messaging {
             };
             (error.into(), next)
         })?;
+        call.permit.note(|notes| {
+            notes.messages = Some(pulled.messages.len() as u64);
+            pulled.messages.iter().for_each(|message| trace::link_to(notes, &message.properties));
+        });
         call.permit.charge_answer(pulled.messages.iter().map(|message| message.body.len()).sum());
         Ok(pulled)
     }

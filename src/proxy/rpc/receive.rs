@@ -25,7 +25,7 @@ use super::{
 };
 use crate::proxy::{
     renew::{Delivered, Holder},
-    status,
+    status, trace,
 };
 
 impl Messaging {
@@ -63,6 +63,10 @@ impl Messaging {
             return Err(Refusal::new(Code::MessageNotFound, "no new message"));
         }
         self.front.rates.went_out(deliveries.len());
+        call.permit.note(|notes| {
+            notes.messages = Some(deliveries.len() as u64);
+            deliveries.iter().for_each(|delivery| trace::link_to(notes, &delivery.message.properties));
+        });
         call.permit.charge_answer(deliveries.iter().map(|d| d.message.body.len()).sum());
         let seen = Seen::Delivered { until: self.front.broker.clock().wall().plus(invisible) };
         self.seen(call, (&topic, &group), seen, deliveries.iter().map(|d| &d.receipt));

@@ -188,6 +188,9 @@ fn a_value_that_the_chart_does_not_know_is_refused() {
         "groups[0].name=g,groups[0].retryAfter={soon}",
         "tls.mode=mutual",
         "advertisedAddress=mq.example.com",
+        "otlp.metrics.target=collector:4317",
+        "otlp.traces.sampleRatio=2",
+        "config.tracesGrpcExporterTarget=http://x",
     ] {
         let said = template(&tools, &["--set", set]);
         assert!(!said.status.success() && said.stderr.contains("schema"), "{set}: {}", said.stderr);
@@ -275,6 +278,20 @@ fn the_network_policy_opens_the_apis_port_and_nothing_else() {
     assert_eq!(spec["policyTypes"], json!(["Ingress", "Egress"]));
     assert_eq!(spec["ingress"], json!([{ "ports": [{ "port": 8081, "protocol": "TCP" }] }]));
     assert_eq!(spec["egress"], json!([]));
+}
+
+#[test]
+fn a_collector_is_configured_and_the_network_policy_lets_the_server_reach_it_and_dns() {
+    let Some(tools) = tools() else { return };
+    let objects = render(&tools, &["-f", text(&chart().join("ci/otlp-values.yaml"))]);
+    let settings = of_kind(&objects, "ConfigMap")[0]["data"]["ferromq.yaml"].as_str().expect("settings");
+    for line in ["metricsExporterType: \"OTLP_GRPC\"", "tracesSampleRatio: \"0.05\""] {
+        assert!(settings.contains(line), "no {line} in {settings}");
+    }
+    let egress = &of_kind(&objects, "NetworkPolicy")[0]["spec"]["egress"];
+    assert_eq!(egress[0]["ports"][0]["port"], 53);
+    assert_eq!(egress[1]["ports"], json!([{ "port": 4317, "protocol": "TCP" }]));
+    assert!(egress[1]["to"][0]["namespaceSelector"].is_object() && egress[2].is_null(), "{egress}");
 }
 
 #[test]

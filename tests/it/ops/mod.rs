@@ -9,3 +9,4 @@ mod http;
 mod keda;
 mod logs;
 mod metrics;
+mod otlp;
