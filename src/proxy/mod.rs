@@ -23,6 +23,7 @@ mod about;
 mod addresses;
 mod admin;
 mod asks;
+mod census;
 mod commands;
 pub mod config;
 mod convert;
@@ -45,6 +46,7 @@ mod tls;
 
 pub use addresses::{AddressError, HostPort};
 pub use asks::AskError;
+pub use census::Clients;
 pub use config::{Config, Listener, TlsMode};
 pub use meters::RpcCounts;
 pub use server::Proxy;
