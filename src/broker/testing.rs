@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     store::{
-        self, Store,
+        self, ReadError, Store,
         disk::{Disk, Open},
         sim::SimDisk,
     },
@@ -96,14 +96,21 @@ pub fn normal(body: &str) -> Draft {
 
 /// Everything that consumers can read of a queue.
 pub fn messages(broker: &Broker, name: &TopicName, queue: u32) -> Vec<StoredMessage> {
+    readable(broker, name, queue).unwrap()
+}
+
+/// [`messages`], where the power may go off at any time.
+pub fn readable(broker: &Broker, name: &TopicName, queue: u32) -> Result<Vec<StoredMessage>, ReadError> {
     let queue = broker.store().queue(name, QueueId(queue));
     let mut all = Vec::new();
     let mut at = queue.min();
     loop {
-        let entries = queue.entries(at, 100).unwrap();
-        let Some(last) = entries.last() else { return all };
+        let entries = queue.entries(at, 100)?;
+        let Some(last) = entries.last() else { return Ok(all) };
         at = last.offset.plus(1);
-        all.extend(entries.iter().map(|entry| broker.store().message(entry.physical, entry.size).unwrap()));
+        for entry in entries {
+            all.push(broker.store().message(entry.physical, entry.size)?);
+        }
     }
 }
 
