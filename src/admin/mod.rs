@@ -121,15 +121,14 @@ impl admin_service_server::AdminService for Admin {
         &self,
         request: Request<pb::ListTopicsRequest>,
     ) -> Result<Response<pb::ListTopicsResponse>, Status> {
-        Ok(Response::new(topics::list(&self.broker, request.get_ref())))
+        self.blocking(move |broker| Ok(topics::list(broker, request.get_ref()))).await.map(Response::new)
     }
 
     async fn describe_topic(
         &self,
         request: Request<pb::DescribeTopicRequest>,
     ) -> Result<Response<pb::DescribeTopicResponse>, Status> {
-        let request = request.into_inner();
-        self.blocking(move |broker| topics::describe(broker, &request)).await.map(Response::new)
+        self.blocking(move |broker| topics::describe(broker, request.get_ref())).await.map(Response::new)
     }
 
     async fn create_group(
@@ -157,14 +156,14 @@ impl admin_service_server::AdminService for Admin {
     }
 
     async fn list_groups(&self, _: Request<pb::ListGroupsRequest>) -> Result<Response<pb::ListGroupsResponse>, Status> {
-        Ok(Response::new(groups::list(&self.broker)))
+        self.blocking(|broker| Ok(groups::list(broker))).await.map(Response::new)
     }
 
     async fn describe_group(
         &self,
         request: Request<pb::DescribeGroupRequest>,
     ) -> Result<Response<pb::DescribeGroupResponse>, Status> {
-        groups::describe(&self.broker, request.get_ref()).map(Response::new)
+        self.blocking(move |broker| groups::describe(broker, request.get_ref())).await.map(Response::new)
     }
 
     async fn reset_group_offsets(

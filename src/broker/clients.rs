@@ -164,7 +164,7 @@ impl Broker {
         consumers
     }
     /// Whether a client is a live consumer of a group.
-    pub(super) fn is_consumer(&self, client: &str, group: &str) -> bool {
+    pub fn is_consumer(&self, client: &str, group: &str) -> bool {
         self.inner.clients.is_in(client, group)
     }
     /// How many live producers and consumers there are.

@@ -6,7 +6,7 @@ use crate::{
     broker::{Backlog, Broker, Health, TopicCounts},
     meter::Distribution,
     observe::metrics::{Id, Names, Page, Sink},
-    proxy::Proxy,
+    proxy::{Clients, Proxy},
     types::{GroupName, TopicName},
 };
 
@@ -61,6 +61,15 @@ fn tables(page: &mut impl Sink, broker: &Broker) {
     page.add(Id::TopicNumber, &[], broker.topics(true).len());
     page.add(Id::ConsumerGroupNumber, &[], broker.groups().len());
     page.add(Id::ParkedPolls, &[], broker.parked_polls());
+    let (topics, groups) = broker.creation_counts();
+    for (status, (topics, groups)) in ["success", "failure"].into_iter().zip(topics.iter().zip(&groups)) {
+        if topics.count > 0 {
+            page.distribution(Id::TopicCreation, &[status, NO], topics, 1.0);
+        }
+        if groups.count > 0 {
+            page.distribution(Id::GroupCreation, &[status], groups, 1.0);
+        }
+    }
     for (topic, count) in broker.pending_transactions_by_topic() {
         page.add(Id::HalfMessages, &[topic.as_str()], count);
     }
@@ -106,6 +115,10 @@ fn groups(page: &mut impl Sink, broker: &Broker, state: &State) {
         let broadcasts = || broker.group(&group).is_some_and(|group| group.broadcast);
         if counts.given_up > 0 || (first.0 > 0 && broadcasts()) {
             page.add(Id::GivenUp, &[&group, &topic, NO], counts.given_up);
+        }
+        if counts.unwanted.0 > 0 {
+            page.add(Id::FilteredMessages, &[&group, &topic], counts.unwanted.0);
+            page.add(Id::FilteredBytes, &[&group, &topic], counts.unwanted.1);
         }
         if first.0 > 0 || dead > 0 {
             page.add(Id::SendToDlq, &[&group, &topic, NO], dead);
@@ -175,11 +188,11 @@ fn front(page: &mut impl Sink, proxy: &Proxy) {
     page.add(Id::Connections, &[], proxy.connections());
     page.add(Id::Calls, &[], proxy.calls());
     page.add(Id::CallBytes, &[], proxy.bytes());
-    for (language, group, count) in proxy.clients() {
+    for Clients { language, version, group, count } in proxy.clients() {
         match group {
-            None => page.add(Id::ProducerConnections, &[language, GRPC], count),
+            None => page.add(Id::ProducerConnections, &[language, &version, GRPC], count),
             Some(group) => {
-                page.add(Id::ConsumerConnections, &[group.as_str(), language, "pop", GRPC, NO], count);
+                page.add(Id::ConsumerConnections, &[&group, language, &version, "pop", GRPC, NO], count);
             }
         }
     }
@@ -254,7 +267,9 @@ mod tests {
             attempt_id: None,
         };
         assert_eq!(broker.take(take.clone()).await.expect("taken").len(), 1);
-        give_up(&broker, take).await;
+        give_up(&broker, take.clone()).await;
+        let (filter, group) = (Filter::tags("other").expect("a filter"), GroupName::parse("h").expect("a name"));
+        assert!(broker.take(Take { filter, group, ..take }).await.expect("nothing").is_empty());
         let state = State::new(machine.clock.clone());
         state.up(broker.clone(), Proxy::new(proxy::Config::default(), broker).expect("a front"));
         page(&state, &Names { with_units: true, common: vec![] })
@@ -271,6 +286,21 @@ mod tests {
             let name = metric.full_name();
             assert!(page.contains(&format!("# TYPE {name} ")), "no {name} in\n{page}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_a_filter_keeps_back_is_told_in_messages_and_bytes() {
+        let machine = Machine::new();
+        let page = full_page(&machine).await;
+        let of = |name: &str, group: &str| {
+            let line = page.lines().find(|line| line.starts_with(name) && line.contains(group))?;
+            line.rsplit_once(' ')?.1.parse::<u64>().ok()
+        };
+        assert_eq!(of("ferromq_filtered_messages_total{", "consumer_group=\"h\""), Some(2));
+        let bytes = of("rocketmq_message_size_sum{", "topic=\"T\"");
+        assert!(bytes.is_some());
+        assert_eq!(of("ferromq_filtered_bytes_total{", "consumer_group=\"h\""), bytes);
+        assert_eq!(of("ferromq_filtered_messages_total{", "consumer_group=\"g\""), None);
     }
 
     #[tokio::test]

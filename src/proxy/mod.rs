@@ -24,6 +24,7 @@ mod about;
 mod addresses;
 mod admin;
 mod asks;
+mod census;
 mod commands;
 pub mod config;
 mod convert;
@@ -47,6 +48,7 @@ mod trace;
 
 pub use addresses::{AddressError, HostPort};
 pub use asks::AskError;
+pub use census::Clients;
 pub use config::{Config, Listener, TlsMode};
 pub use meters::RpcCounts;
 pub use server::Proxy;

@@ -24,16 +24,10 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::pb::health_server::HealthServer;
 use tower::Service;
 
-use crate::{
-    broker::Broker,
-    observe::trace::Tracer,
-    proto,
-    proto::v2::TelemetryCommand,
-    types::{ClientId, GroupName},
-};
+use crate::{broker::Broker, observe::trace::Tracer, proto, proto::v2::TelemetryCommand, types::ClientId};
 
 use super::{
-    Config, Error, PushError, RpcCounts, TlsMode,
+    Clients, Config, Error, PushError, RpcCounts, TlsMode,
     config::{Limits, Listener},
     front::Front,
     health::{self, Health},
@@ -262,9 +256,9 @@ impl Proxy {
     pub fn rpc_counts(&self) -> Vec<RpcCounts> {
         self.inner.front.meters.counts()
     }
-    /// Clients that have told what they are, by language and, of consumers, group.
-    pub fn clients(&self) -> Vec<(&'static str, Option<GroupName>, u64)> {
-        self.inner.front.sessions.census()
+    /// Clients that have told what they are, by language, version and, of consumers, group.
+    pub fn clients(&self) -> Vec<Clients> {
+        self.inner.front.sessions.census(self.inner.front.broker.config().series_max)
     }
     /// Open connections.
     pub fn connections(&self) -> usize {

@@ -24,6 +24,7 @@ use crate::{
 
 use super::{
     about::About,
+    census::Clients,
     layers::Language,
     producers::{Producers, TOPICS_MAX},
     status::Refusal,
@@ -357,21 +358,28 @@ impl Sessions {
         }
     }
 
-    /// How many clients there are that have told what they are, by language and, of consumers, group.
-    pub fn census(&self) -> Vec<(&'static str, Option<GroupName>, u64)> {
-        let mut census: HashMap<(&'static str, Option<GroupName>), u64> = HashMap::new();
+    /// How many clients there are that have told what they are, by language, version and, of consumers, group. Versions are
+    /// the clients' to say: beyond `max` rows the smallest are told together.
+    pub fn census(&self, max: usize) -> Vec<Clients> {
+        let mut census: HashMap<(&'static str, &str, Option<&GroupName>), u64> = HashMap::new();
         let table = self.table.read();
         for session in table.sessions.values().filter(|session| !session.silent) {
             let Some(told) = &session.told else { continue };
             let group = match &told.role {
                 Role::Producer { .. } => None,
-                Role::Consumer { group } => Some(group.clone()),
+                Role::Consumer { group } => Some(group),
             };
             let language = session.newest.as_ref().map_or("other", |newest| newest.language.name());
-            *census.entry((language, group)).or_default() += 1;
+            let version = session.about.as_ref().map_or("", |about| about.version.as_str());
+            *census.entry((language, version, group)).or_default() += 1;
         }
+        let row = |((language, version, group), count): ((_, &str, Option<&GroupName>), _)| {
+            let version = if version.is_empty() { "unknown".into() } else { version.to_lowercase() };
+            Clients { language, version, group: group.map(GroupName::to_string), count }
+        };
+        let rows = census.into_iter().map(row).collect();
         drop(table);
-        census.into_iter().map(|((language, group), count)| (language, group, count)).collect()
+        Clients::bounded(rows, max)
     }
 
     #[cfg(test)]

@@ -15,6 +15,7 @@ use super::{
     AppendError, Config, FlushPolicy, OpenError, Poisoned, Purpose, ReadError, Report, Threads, Ticket,
     background::Derive,
     begins::Begins,
+    by_key::Sought,
     checkpoint::{Checkpoint, CheckpointFile},
     commit_log::{Batch, CommitLog},
     consume_queue::Queues,
@@ -29,15 +30,10 @@ use super::{
     state_file,
     unit::Unit,
 };
-use crate::types::{Clock, NewMessage, PhysicalOffset, StoredMessage, Timestamp, TopicName, properties::key};
+use crate::types::{Clock, NewMessage, PhysicalOffset, StoredMessage, Timestamp, TopicName};
 
 /// Bytes before the log's end that are taken to be in the page cache, as far as this run wrote them.
 const WARM_BYTES: u64 = 256 << 20;
-
-/// Messages that one look-up by key returns at most (`maxMsgsNumBatch`).
-const FOUND_MAX: usize = 64;
-/// Records looked at beyond those: keys with the same hash.
-const COLLISIONS_MAX: usize = 64;
 
 pub(super) struct Core {
     pub(super) config: Config,
@@ -221,8 +217,8 @@ impl Core {
         }
     }
 
-    /// See [`super::Store::find`].
-    pub(super) fn find(&self, topic: &TopicName, key: &str, max: usize) -> Result<Vec<StoredMessage>, ReadError> {
+    /// Where what is sought may lie, the newest first, at most `max` places; one may come twice.
+    pub(super) fn keyed(&self, sought: &Sought<'_>, max: usize) -> Result<Vec<PhysicalOffset>, ReadError> {
         let Some(index) = &self.index else { return Ok(Vec::new()) };
         let failed = |error: indexing::Error| {
             if let indexing::Error::Index(error) = &error
@@ -232,24 +228,15 @@ impl Core {
             }
             ReadError::Index(Arc::new(io::Error::other(error)))
         };
-        let max = max.min(FOUND_MAX);
-        let candidates = index.query(&self.log, topic, key, max + COLLISIONS_MAX).map_err(failed)?;
-        let mut found = Vec::new();
-        for at in candidates {
-            let message = match self.message_at(at) {
-                Err(ReadError::Gone(_)) => continue,
-                other => other?,
-            };
-            let mut keys = message.message_id().into_iter().chain(indexing::keys(message.properties.get(key::KEYS)));
-            if message.topic == *topic && keys.any(|k| k == key) {
-                drop(keys);
-                found.push(message);
-            }
-            if found.len() == max {
-                break;
-            }
+        index.query(&self.log, sought, max).map_err(failed)
+    }
+
+    /// The message at such a place, if it is what is sought.
+    pub(super) fn keyed_at(&self, sought: &Sought<'_>, at: PhysicalOffset) -> Result<Option<StoredMessage>, ReadError> {
+        match self.message_at(at) {
+            Err(ReadError::Gone(_)) => Ok(None),
+            other => Ok(Some(other?).filter(|message| sought.is(message))),
         }
-        Ok(found)
     }
 
     /// Reads the message at a position that the index names: a record starts there, or the file is gone. Elsewhere it finds

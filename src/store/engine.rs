@@ -120,7 +120,7 @@ impl Queue {
 /// The store; a cheap clone. See the room's door for threads and positions.
 #[derive(Clone)]
 pub struct Store {
-    core: Arc<Core>,
+    pub(super) core: Arc<Core>,
     owner: Arc<Owner>,
 }
 
@@ -243,11 +243,6 @@ impl Store {
     /// Whether messages are indexed by key.
     pub fn is_indexed(&self) -> bool {
         self.core.index.is_some()
-    }
-    /// Messages of a topic with this key (`KEYS` or `UNIQ_KEY`), newest first, at most 64. It waits for the disk. None
-    /// when keys are not indexed.
-    pub fn find(&self, topic: &TopicName, key: &str, max: usize) -> Result<Vec<StoredMessage>, ReadError> {
-        self.core.find(topic, key, max)
     }
     /// Forgets the queues of a topic and removes their files, durably; a topic made again begins at offset 0. Its
     /// messages go with their segments. It waits for the disk.

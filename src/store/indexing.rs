@@ -1,23 +1,22 @@
 //! Keeps the index up with the log.
 
-use std::{io, ops::RangeInclusive};
+use std::io;
 
 use parking_lot::Mutex;
 
 use super::{
+    by_key::Sought,
     commit_log::CommitLog,
     derived,
     index_file::{Index, IsFull, Key},
     scan::{Reading, Scanned, scan},
 };
-use crate::types::{PhysicalOffset, SysFlag, Timestamp, TopicName, properties::key};
+use crate::types::{PhysicalOffset, SysFlag, properties::key};
 
 /// Bytes of the log that are read for the index at once at most, so that a round of the background ends soon.
 const FOLLOW_MAX: u64 = 256 << 20;
 /// Bytes before the log's end that are taken to be in memory.
 const FRESH_MAX: u64 = 64 << 20;
-/// Any store time.
-const ANY_TIME: RangeInclusive<Timestamp> = Timestamp::from_millis(i64::MIN)..=Timestamp::from_millis(i64::MAX);
 
 /// The index, and how far it has read the log. It is read again rather than handed over by the appenders: nothing waits
 /// for the index then, and a lag costs no memory.
@@ -103,17 +102,12 @@ impl Indexing {
         Ok(self.index.sync()?)
     }
 
-    /// Where records with this key may lie, newest first; more than `max` are not looked for. The caller compares.
-    pub(super) fn query(
-        &self,
-        log: &CommitLog,
-        topic: &TopicName,
-        key: &str,
-        max: usize,
-    ) -> Result<Vec<PhysicalOffset>, Error> {
+    /// Where what is sought may lie, newest first; more than `max` are not looked for. The caller compares.
+    pub(super) fn query(&self, log: &CommitLog, sought: &Sought<'_>, max: usize) -> Result<Vec<PhysicalOffset>, Error> {
         let marks = log.marks.get();
         self.follow(log, marks.dispatched, marks.durable)?;
-        Ok(self.index.query(topic.as_str(), key, ANY_TIME, max)?)
+        let named = (sought.topic.as_str(), sought.key);
+        Ok(self.index.query(named, sought.stored.clone(), sought.below, max)?)
     }
 
     pub(super) fn delete_before(&self, begin: PhysicalOffset) -> Result<(), derived::Error> {

@@ -52,6 +52,7 @@
 mod ahead;
 mod background;
 mod begins;
+mod by_key;
 mod checkpoint;
 mod commit_log;
 pub mod config;
@@ -87,6 +88,7 @@ mod testing;
 mod unit;
 mod watermark;
 
+pub use by_key::Sought;
 pub use config::{Config, FlushPolicy, Retention, Threads};
 pub use engine::{Appended, Arrival, Entry, Health, Purpose, Queue, Store, Ticket, Watermarks};
 pub use error::{AppendError, OpenError, Poisoned, ReadError};

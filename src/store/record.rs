@@ -453,6 +453,7 @@ impl Frame {
             store_host: self.store_host,
             reconsume_times: self.reconsume_times,
             prepared_at: PhysicalOffset::from_wire(self.prepared_at).filter(|at| is_commit || at.get() > 0),
+            goes_on: self.remaining.is_some_and(|remaining| remaining > 0),
             properties: self.properties_of(record),
             body: record.slice(self.body.clone()),
         })

@@ -111,6 +111,8 @@ pub struct StoredMessage {
     pub store_host: SocketAddr,
     pub reconsume_times: u32,
     pub prepared_at: Option<PhysicalOffset>,
+    /// Whether the record behind it belongs to the same append.
+    pub goes_on: bool,
     /// Without the appended checksum.
     pub properties: Properties,
     pub body: Bytes,

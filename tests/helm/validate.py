@@ -13,6 +13,7 @@ import kubernetes_validate
 import yaml
 
 STRING = {"type": "string"}
+COUNT = {"type": "integer", "minimum": 0}
 
 
 def closed(required, **properties):
@@ -32,7 +33,35 @@ FOREIGN = {
             selector=closed(["matchLabels"], matchLabels=LABELS),
             endpoints={"type": "array", "items": closed(["port"], port=STRING, path=STRING, interval=STRING)},
         ),
-    )
+    ),
+    # https://keda.sh/docs/latest/reference/scaledobject-spec/
+    ("keda.sh/v1alpha1", "ScaledObject"): closed(
+        ["apiVersion", "kind", "metadata", "spec"],
+        apiVersion=STRING,
+        kind=STRING,
+        metadata=closed(["name"], name=STRING, namespace=STRING, labels=LABELS, annotations=LABELS),
+        spec=closed(
+            ["scaleTargetRef", "triggers"],
+            scaleTargetRef=closed(["name"], apiVersion=STRING, kind=STRING, name=STRING, envSourceContainerName=STRING),
+            minReplicaCount=COUNT,
+            maxReplicaCount=COUNT,
+            idleReplicaCount=COUNT,
+            pollingInterval=COUNT,
+            cooldownPeriod=COUNT,
+            triggers={
+                "type": "array",
+                "minItems": 1,
+                "items": closed(
+                    ["type", "metadata"],
+                    type={"enum": ["external", "external-push"]},
+                    name=STRING,
+                    # A map of text: a number without quotes is refused by the cluster.
+                    metadata={"type": "object", "required": ["scalerAddress"], "additionalProperties": STRING},
+                    metricType={"enum": ["AverageValue", "Value"]},
+                ),
+            },
+        ),
+    ),
 }
 
 

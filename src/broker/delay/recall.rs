@@ -15,12 +15,13 @@ use super::{
 };
 use crate::{
     broker::{ProduceError, Produced, Unconfirmed},
-    store::{AppendError, Entry, Purpose, ReadError, Ticket},
+    store::{AppendError, Entry, Purpose, ReadError, Sought, Ticket},
     types::{MessageType, PhysicalOffset, QueueOffset, StoredMessage, Timestamp, TopicName, properties::key},
 };
 
-/// Timers of one id that are looked at.
+/// Timers of one id that are found, and records with it as an id or a key that are looked at for them.
 const SAME_ID_MAX: usize = 64;
+const SAME_KEY_MAX: usize = 1024;
 /// Timers of one time that are looked at for an id.
 const SAME_TIME_MAX: usize = 4096;
 /// Recalls that look, or wait until they may look, for an id among the timers of a time.
@@ -250,8 +251,9 @@ impl Broker {
 
     /// Offsets in the timer topic that the index of keys has for an id.
     fn indexed(&self, id: &str) -> Result<Vec<QueueOffset>, ReadError> {
-        let found = self.inner.store.find(self.timer_book().queue.topic(), id, SAME_ID_MAX)?;
-        Ok(found.iter().filter(|m| m.message_id() == Some(id)).map(|m| m.queue_offset).collect())
+        let sought = Sought::any(self.timer_book().queue.topic(), id);
+        let found = self.inner.store.find(sought, SAME_ID_MAX, SAME_KEY_MAX, |m| m.message_id() == Some(id))?;
+        Ok(found.iter().map(|m| m.queue_offset).collect())
     }
 
     /// The record of a timer, unless it is done or cannot be read.

@@ -74,6 +74,7 @@ mod tests {
             store_host: host,
             reconsume_times: 0,
             prepared_at: None,
+            goes_on: false,
             properties: if tag.is_some() { properties.build() } else { Properties::default() },
             body: bytes::Bytes::new(),
         }

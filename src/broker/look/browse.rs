@@ -1,11 +1,11 @@
 //! Messages of a topic in the order of their store times, page by page.
 
-use std::{cmp::Reverse, collections::BinaryHeap, fmt, str::FromStr, sync::Arc};
+use std::{cmp::Reverse, collections::BinaryHeap, fmt, ops::Range, str::FromStr, sync::Arc};
 
 use super::{Broker, Filter, LookError, Topic};
 use crate::{
     store::{Entry, Queue, ReadError},
-    types::{Deadline, QueueId, QueueOffset, StoredMessage, Timestamp, TopicName},
+    types::{Deadline, PhysicalOffset, QueueId, QueueOffset, StoredMessage, Timestamp, TopicName},
 };
 
 /// What to show.
@@ -40,14 +40,24 @@ pub struct Page {
     pub looked_at: usize,
 }
 
-/// Where a page ended: the next offset of each queue. As text the offsets in hexadecimal, apart by points.
+/// Where a page ended. As text its kind, and numbers in hexadecimal apart by points.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cursor(Vec<QueueOffset>);
+pub enum Cursor {
+    /// Kind 1: the next offset of each queue.
+    Queues(Vec<QueueOffset>),
+    /// Kind 2, of messages with a key: the next one lies before this.
+    Below(PhysicalOffset),
+}
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("1")?;
-        self.0.iter().try_for_each(|offset| write!(f, ".{:x}", offset.get()))
+        match self {
+            Self::Queues(at) => {
+                f.write_str("1")?;
+                at.iter().try_for_each(|offset| write!(f, ".{:x}", offset.get()))
+            }
+            Self::Below(at) => write!(f, "2.{:x}", at.get()),
+        }
     }
 }
 
@@ -55,12 +65,31 @@ impl FromStr for Cursor {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
+        let number = |digits: &str| u64::from_str_radix(digits, 16).ok().filter(|_| !digits.starts_with('+')).ok_or(());
+        if let Some(below) = text.strip_prefix("2.") {
+            let below = PhysicalOffset::new(number(below)?);
+            return (below <= PhysicalOffset::MAX).then_some(Self::Below(below)).ok_or(());
+        }
         let offsets = text.strip_prefix("1.").ok_or(())?;
         let offset = |digits: &str| {
-            let offset = u64::from_str_radix(digits, 16).ok().map(QueueOffset::new);
-            offset.filter(|offset| *offset <= QueueOffset::MAX && !digits.starts_with('+')).ok_or(())
+            let offset = QueueOffset::new(number(digits)?);
+            (offset <= QueueOffset::MAX).then_some(offset).ok_or(())
         };
-        offsets.split('.').map(offset).collect::<Result<_, _>>().map(Self)
+        offsets.split('.').map(offset).collect::<Result<_, _>>().map(Self::Queues)
+    }
+}
+
+impl Browse {
+    /// The queues that are looked at.
+    pub(super) fn queues_of(&self, topic: &Topic) -> Result<Range<u32>, LookError> {
+        match self.queue {
+            Some(queue) if queue.0 >= topic.read_queues => {
+                let (topic, queues) = (topic.name.clone(), topic.read_queues);
+                Err(LookError::NoQueue { topic, queue, queues })
+            }
+            Some(queue) => Ok(queue.0..queue.0 + 1),
+            None => Ok(0..topic.read_queues),
+        }
     }
 }
 
@@ -113,18 +142,11 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn begin(broker: &'a Broker, topic: &Topic, browse: &Browse) -> Result<Self, LookError> {
-        let ids = match browse.queue {
-            Some(queue) if queue.0 >= topic.read_queues => {
-                let (topic, queues) = (topic.name.clone(), topic.read_queues);
-                return Err(LookError::NoQueue { topic, queue, queues });
-            }
-            Some(queue) => queue.0..queue.0 + 1,
-            None => 0..topic.read_queues,
-        };
+        let ids = browse.queues_of(topic)?;
         let queues: Vec<Queue> = ids.map(|id| broker.inner.store.queue(&topic.name, QueueId(id))).collect();
         let at = match &browse.after {
             // Queues that came since begin where the time does.
-            Some(Cursor(at)) if at.len() <= queues.len() => {
+            Some(Cursor::Queues(at)) if at.len() <= queues.len() => {
                 let new = queues[at.len()..].iter().map(|queue| queue.offset_at(browse.from));
                 at.iter().copied().map(Ok).chain(new).collect::<Result<_, ReadError>>()?
             }
@@ -135,7 +157,7 @@ impl<'a> Walk<'a> {
     }
 
     fn cursor(&self) -> Cursor {
-        Cursor(self.at.clone())
+        Cursor::Queues(self.at.clone())
     }
 
     /// The queue's next message that can be read, if it was stored in time.

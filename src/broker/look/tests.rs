@@ -144,7 +144,21 @@ impl Cursor {
 
 #[test]
 fn a_cursor_is_text_that_is_ours() {
-    for text in ["", "1", "1.", "2.0", "1.x", "1.+1", "1.ffffffffffffffff", "1.0.", "1.-1"] {
+    for text in [
+        "",
+        "1",
+        "1.",
+        "3.0",
+        "1.x",
+        "1.+1",
+        "1.ffffffffffffffff",
+        "1.0.",
+        "1.-1",
+        "2.",
+        "2.0.0",
+        "2.+1",
+        "2.ffffffffffffffff",
+    ] {
         assert!(text.parse::<Cursor>().is_err(), "{text}");
     }
 }
@@ -159,12 +173,73 @@ async fn messages_are_found_by_id_and_by_key_and_not_by_one_for_the_other() {
     assert_eq!(ids(&by_id("a1")), ["a1"]);
     assert!(by_id("k1").is_empty() && by_id("c").is_empty());
     let always = (Timestamp::ZERO, Timestamp::from_millis(i64::MAX));
-    let by_key = |key: &str, span| world.broker.find_by_key(&topic("orders"), key, span).unwrap();
+    let by_key =
+        |key: &str, (from, to)| world.broker.find_by_key(key, &Browse { from, to, ..world.browse() }).unwrap().messages;
     assert_eq!(ids(&by_key("k2", always)), ["b2", "a1"]);
     assert_eq!(ids(&by_key("a1", always)), ["b2"]);
     let early = (Timestamp::ZERO, world.machine.clock.wall().plus(Duration::ZERO));
     let before = (Timestamp::ZERO, Timestamp::from_millis(early.1.as_millis() - 1));
     assert_eq!((ids(&by_key("k2", early)).len(), ids(&by_key("k2", before))), (2, vec!["a1"]));
+}
+
+#[tokio::test]
+async fn messages_with_a_key_are_found_however_many_newer_ones_are_not_wanted() {
+    let world = World::new(2);
+    let start = world.machine.clock.wall();
+    for n in 0..100 {
+        world.send(&format!("a{n:02}"), "k k").await;
+        seconds(&world, 1);
+    }
+    // Its id is the key of all the others.
+    world.send("k", "").await;
+    let early = Browse { to: start.plus(Duration::from_secs(1)), ..world.browse() };
+    assert_eq!(ids(&world.broker.find_by_key("k", &early).unwrap().messages), ["a01", "a00"]);
+    for _ in 0..100 {
+        world.send("other", "k").await;
+    }
+    assert_eq!(ids(&world.broker.find_by_id(&topic("orders"), "k").unwrap()), ["k"]);
+    let tag = Browse { filter: Filter::tags("a").unwrap(), ..world.browse() };
+    assert_eq!(world.broker.find_by_key("k", &tag).unwrap().messages.len(), 100);
+    let of_queue = |queue| {
+        let browse = Browse { queue: Some(QueueId(queue)), max: 1000, ..world.browse() };
+        world.broker.find_by_key("k", &browse).map(|page| page.messages.len())
+    };
+    assert_eq!(of_queue(0).unwrap() + of_queue(1).unwrap(), 200);
+    assert!(matches!(of_queue(2), Err(LookError::NoQueue { .. })));
+}
+
+#[tokio::test]
+async fn pages_of_a_key_together_have_every_message_once_the_newest_first() {
+    let world = World::new(2);
+    let mut all: Vec<String> = (0..23).map(|n| format!("a{n:02}")).collect();
+    for id in &all {
+        world.send(id, "k x").await;
+        world.send("b", "x").await;
+    }
+    all.reverse();
+    for (max, looked_at_max, bytes_max) in
+        [(1, 100, 1000), (5, 100, 1000), (23, 100, 1000), (100, 3, 1000), (100, 100, 7)]
+    {
+        let (mut after, mut seen) = (None, Vec::new());
+        loop {
+            let browse = Browse { after, max, looked_at_max, bytes_max, ..world.browse() };
+            let page = world.broker.find_by_key("k", &browse).unwrap();
+            assert!(page.messages.len() <= max && page.looked_at <= looked_at_max);
+            seen.extend(ids(&page.messages).into_iter().map(String::from));
+            let Some(next) = page.next else { break };
+            // As it travels.
+            after = Some(next.to_string().parse::<Cursor>().unwrap());
+        }
+        assert_eq!(seen, all, "pages of {max}, {looked_at_max} looked at, {bytes_max} bytes");
+    }
+    let of_queues = Some(Cursor::Queues(vec![QueueOffset::ZERO; 2]));
+    let wrong = world.broker.find_by_key("k", &Browse { after: of_queues, ..world.browse() });
+    assert!(matches!(wrong, Err(LookError::Cursor(_))));
+    let of_a_key = Some(Cursor::Below(PhysicalOffset::ZERO));
+    assert!(matches!(world.broker.browse(&Browse { after: of_a_key, ..world.browse() }), Err(LookError::Cursor(_))));
+    let late = Browse { until: world.machine.clock.now(), ..world.browse() };
+    let page = world.broker.find_by_key("k", &late).unwrap();
+    assert!(page.looked_at == 1 && page.next.is_some(), "it ends in time, and goes on");
 }
 
 #[tokio::test]

@@ -248,6 +248,13 @@ impl Broker {
     }
 
     fn find_or_insert_group(&self, group: Group) -> Result<(Arc<Group>, bool), AdminError> {
+        let started = self.inner.clock.now();
+        let made = self.find_or_make_group(group);
+        self.inner.meters.group_made(&made, self.inner.clock.now().remaining(started));
+        made
+    }
+
+    fn find_or_make_group(&self, group: Group) -> Result<(Arc<Group>, bool), AdminError> {
         let groups = &self.inner.metadata.groups;
         let mut file = groups.change.lock();
         if let Some(entry) = groups.entry(group.name.as_str()) {

@@ -438,6 +438,13 @@ impl Broker {
     }
 
     fn find_or_insert(&self, topic: Topic, limit: Limit) -> Result<(Arc<Topic>, bool), AdminError> {
+        let started = self.inner.clock.now();
+        let made = self.find_or_make(topic, limit);
+        self.inner.meters.topic_made(&made, self.inner.clock.now().remaining(started));
+        made
+    }
+
+    fn find_or_make(&self, topic: Topic, limit: Limit) -> Result<(Arc<Topic>, bool), AdminError> {
         let topics = &self.inner.metadata.topics;
         let mut file = topics.change.lock();
         if let Some(entry) = topics.entry(topic.name.as_str()) {

@@ -10,6 +10,7 @@ mod tests;
 use std::{
     array,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
 };
 
 pub use self::backlog::{Backlog, Backlogs};
-use super::{Broker, metadata::TopicEntry, pop::Owner};
+use super::{AdminError, Broker, metadata::TopicEntry, pop::Owner};
 
 /// Bounds of `rocketmq_message_size`, bytes.
 const SIZES: &[u64] = &[1 << 10, 4 << 10, 512 << 10, 1 << 20, 2 << 20, 4 << 20];
@@ -27,6 +28,8 @@ const SIZES: &[u64] = &[1 << 10, 4 << 10, 512 << 10, 1 << 20, 2 << 20, 4 << 20];
 const DELAYS: &[u64] = &[60, 600, 3600, 12 * 3600, 24 * 3600, 3 * 24 * 3600];
 /// Bounds of `rocketmq_finish_message_latency`, seconds.
 const FINISHES: &[u64] = &[5, 60, 600, 3600, 12 * 3600, 24 * 3600];
+/// Bounds of `rocketmq_topic_create_execution_time` and of the one of groups, milliseconds.
+const CREATIONS: &[u64] = &[10, 100, 1000, 3000, 5000];
 /// Types that are counted apart, as RocketMQ spells them.
 const TYPES: [&str; 5] = ["normal", "fifo", "delay", "transaction", "priority"];
 
@@ -34,7 +37,18 @@ const TYPES: [&str; 5] = ["normal", "fifo", "delay", "transaction", "priority"];
 pub(super) struct Meters {
     topics: Family<TopicName, TopicMeter>,
     groups: Family<(TopicName, GroupName), GroupMeter>,
+    topics_made: Creations,
+    groups_made: Creations,
 }
+
+/// How long it took to make things, or to fail at it; milliseconds.
+pub(super) struct Creations {
+    made: Histogram,
+    failed: Histogram,
+}
+
+/// What [`Creations`] say: of those that were made, and of those that failed.
+pub type CreationCounts = [Distribution; 2];
 
 /// What happened to a topic.
 #[derive(Default)]
@@ -66,6 +80,8 @@ pub struct GroupMeter {
     /// First deliveries, and deliveries after those.
     first: Out,
     again: Out,
+    /// Passed over by a filter; most groups have none.
+    unwanted: OnceLock<Box<Out>>,
     dead: Counter,
     /// By clients of a broadcasting group.
     given_up: Counter,
@@ -96,6 +112,8 @@ pub struct GroupCounts {
     /// Messages and bytes delivered for the first time, and again.
     pub first: (u64, u64),
     pub again: (u64, u64),
+    /// Messages and bytes that a filter kept back: they are done for the group and were never delivered.
+    pub unwanted: (u64, u64),
     /// Messages that went to the dead-letter topic.
     pub dead: u64,
     /// Messages that a client of a broadcasting group is done with and did not acknowledge.
@@ -107,7 +125,19 @@ impl Meters {
         Self {
             topics: Family::new(series_max, TopicMeter::default),
             groups: Family::new(series_max, GroupMeter::default),
+            topics_made: Creations::new(),
+            groups_made: Creations::new(),
         }
+    }
+
+    /// A topic was made, or was there, or could not be made; the wait for others who make one is a part of it.
+    pub fn topic_made<T>(&self, made: &Result<(T, bool), AdminError>, took: Duration) {
+        self.topics_made.count(made, took);
+    }
+
+    /// The same of a group.
+    pub fn group_made<T>(&self, made: &Result<(T, bool), AdminError>, took: Duration) {
+        self.groups_made.count(made, took);
     }
 
     /// The meter of a topic that is in the table.
@@ -170,6 +200,15 @@ impl Meters {
         out.bytes.add(u64::from(bytes));
     }
 
+    /// Messages are passed over, since the group's filter does not want them.
+    pub fn passed_over(&self, owner: &Owner, messages: u64, bytes: u64) {
+        if messages > 0 {
+            let unwanted = self.group(owner).unwanted.get_or_init(Box::default);
+            unwanted.messages.add(messages);
+            unwanted.bytes.add(bytes);
+        }
+    }
+
     /// Messages are on their way to a consumer that pulls.
     pub fn pulled(&self, topic: &TopicName, group: &GroupName, messages: usize, bytes: u64) {
         let meter = self.group_of(topic, group);
@@ -185,6 +224,25 @@ impl Meters {
     /// A client of a broadcasting group, which has no dead letters, had its last attempt at a message, or gave it up.
     pub fn given_up(&self, owner: &Owner) {
         self.group(owner).given_up.add(1);
+    }
+}
+
+impl Creations {
+    fn new() -> Self {
+        Self { made: Histogram::new(CREATIONS), failed: Histogram::new(CREATIONS) }
+    }
+
+    fn count<T>(&self, made: &Result<(T, bool), AdminError>, took: Duration) {
+        let which = match made {
+            Ok((_, true)) => &self.made,
+            Ok((_, false)) => return,
+            Err(_) => &self.failed,
+        };
+        which.add(took.as_millis() as u64);
+    }
+
+    fn get(&self) -> CreationCounts {
+        [self.made.get(), self.failed.get()]
     }
 }
 
@@ -236,10 +294,16 @@ impl Broker {
             of,
             first: out(&meter.first),
             again: out(&meter.again),
+            unwanted: meter.unwanted.get().map_or((0, 0), |unwanted| out(unwanted)),
             dead: meter.dead.get(),
             given_up: meter.given_up.get(),
         };
         self.inner.meters.groups.all().into_iter().map(counts).collect()
+    }
+
+    /// How long it took to make topics and groups in this run.
+    pub fn creation_counts(&self) -> (CreationCounts, CreationCounts) {
+        (self.inner.meters.topics_made.get(), self.inner.meters.groups_made.get())
     }
 
     /// Half messages that nobody has decided about, by the topic that they are meant for.

@@ -238,6 +238,9 @@ impl Broker {
         for (entry, look) in entries {
             let message = if matches!(look, Look::Read) { messages.next() } else { None };
             let line = message.map(|message| self.line_of(message)).transpose()?;
+            if matches!(look, Look::Pass) && pages.book.is_untouched(entry.offset) {
+                self.inner.meters.passed_over(&book.owner, 1, u64::from(entry.size));
+            }
             if entry.offset > expected {
                 // Retention was faster.
                 pages.book.pass(expected..entry.offset);
@@ -355,7 +358,7 @@ impl Walk<'_> {
             let Some(offset) = pages.first_fresh() else { break };
             self.scans_left -= 1;
             let entry = book.queue.entries(offset, 1)?.first().copied().filter(|entry| entry.offset == offset);
-            match entry.filter(|entry| self.filter.may_match(entry.tags_code)) {
+            match entry.filter(|entry| self.wants(entry)) {
                 // Filtered out, or not stored any more.
                 None => pages.pass(offset..offset.plus(1)),
                 Some(entry) if self.has_room(&entry, out) => {

@@ -72,6 +72,8 @@ pub(super) struct Walk<'a> {
     pub now: Deadline,
     pub until: Deadline,
     fifo: bool,
+    /// Messages of a book, and their bytes, that the filter does not want.
+    unwanted: (u64, u64),
 }
 
 impl Broker {
@@ -207,6 +209,7 @@ impl Broker {
             now,
             until: now.plus(take.invisible),
             fifo: group.fifo,
+            unwanted: (0, 0),
         };
         let books = subscription.books();
         let mut batch = Batch::of(self, subscription, &books, walk.until);
@@ -216,6 +219,8 @@ impl Broker {
             self.keep_order(book, &mut pages, group.fifo);
             let visited = walk.visit(book, &mut pages, index, &mut batch.booked);
             self.close(book, pages, now);
+            let (messages, bytes) = std::mem::take(&mut walk.unwanted);
+            inner.meters.passed_over(&subscription.owner, messages, bytes);
             match visited {
                 Ok(()) => {}
                 Err(error) if batch.booked.is_empty() => return Err(error.into()),
@@ -246,10 +251,14 @@ impl Broker {
         };
         let mut deliveries = Vec::with_capacity(messages.len());
         let (mut passed, mut unread, mut failure) = (Vec::new(), Vec::new(), None);
+        let mut unwanted = (0, 0);
         for (booked, message) in std::mem::take(&mut batch.booked).into_iter().zip(messages) {
             match message {
                 Ok(message) if filter.matches(&message) => deliveries.push(batch.delivery(&booked, message)),
-                Ok(_) => passed.push(booked),
+                Ok(_) => {
+                    unwanted = (unwanted.0 + 1, unwanted.1 + u64::from(booked.size));
+                    passed.push(booked);
+                }
                 // Only what lies before the log's start was deleted. Anything else that cannot be read now may be read later.
                 Err(error @ (ReadError::Io { .. } | ReadError::Queue(_) | ReadError::Index(_))) => {
                     failure = Some(error);
@@ -267,6 +276,7 @@ impl Broker {
                 }
             }
         }
+        self.inner.meters.passed_over(&batch.subscription.owner, unwanted.0, unwanted.1);
         batch.pass(&passed);
         batch.give_back(unread, READ_AGAIN_AFTER);
         match failure {
@@ -398,7 +408,7 @@ impl Walk<'_> {
                 continue;
             }
             let entry = book.queue.entries(offset, 1)?.first().copied().filter(|entry| entry.offset == offset);
-            match entry.filter(|entry| self.filter.may_match(entry.tags_code)) {
+            match entry.filter(|entry| self.wants(entry)) {
                 // Filtered out, or not stored any more.
                 None => pages.pass(offset..offset.plus(1)),
                 Some(entry) if self.has_room(&entry, out) => {
@@ -452,7 +462,7 @@ impl Walk<'_> {
                     continue;
                 }
                 self.scans_left -= 1;
-                if !self.filter.may_match(entry.tags_code) {
+                if !self.wants(&entry) {
                     pages.pass(entry.offset..expected);
                 } else if !self.is_full(out) && self.has_room(&entry, out) {
                     let nonce = pages.deliver(entry.offset, 1, self.until);
@@ -463,6 +473,15 @@ impl Walk<'_> {
                 }
             }
         }
+    }
+
+    /// Whether the filter may want a message; one that it does not is counted.
+    pub fn wants(&mut self, entry: &Entry) -> bool {
+        let wants = self.filter.may_match(entry.tags_code);
+        if !wants {
+            self.unwanted = (self.unwanted.0 + 1, self.unwanted.1 + u64::from(entry.size));
+        }
+        wants
     }
 
     /// Messages that may be delivered for the first time.

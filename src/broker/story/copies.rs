@@ -20,6 +20,8 @@ pub struct Copy {
     pub queue: QueueId,
     pub offset: QueueOffset,
     pub physical: PhysicalOffset,
+    /// Where the next record of the same append lies.
+    pub goes_on_at: Option<PhysicalOffset>,
     pub born_at: Timestamp,
     pub stored_at: Timestamp,
     pub body_bytes: usize,
@@ -84,7 +86,7 @@ impl Broker {
                 break;
             }
             for message in self.find_by_id(place, id)? {
-                let copy = copy(&message);
+                let copy = copy(&message, self.goes_on_at(&message)?);
                 let meant = copy.meant_for.as_ref().unwrap_or(&copy.topic);
                 if topic.is_none_or(|topic| topic == meant || *topic == copy.topic) {
                     copies.push(copy);
@@ -99,11 +101,23 @@ impl Broker {
     }
 }
 
+impl Broker {
+    fn goes_on_at(&self, message: &StoredMessage) -> Result<Option<PhysicalOffset>, LookError> {
+        if !message.goes_on {
+            return Ok(None);
+        }
+        let queue = self.inner.store.queue(&message.topic, message.queue);
+        let entry = queue.entries(message.queue_offset, 1)?.first().copied();
+        let entry = entry.filter(|entry| entry.physical == message.physical);
+        Ok(entry.map(|entry| entry.physical.plus(u64::from(entry.size))))
+    }
+}
+
 fn is_dead_letter(topic: &TopicName) -> bool {
     topic.as_str().starts_with(DLQ_PREFIX)
 }
 
-fn copy(message: &StoredMessage) -> Copy {
+fn copy(message: &StoredMessage, goes_on_at: Option<PhysicalOffset>) -> Copy {
     let of = |key| message.properties.get(key);
     let (kind, meant_for) = match message.topic.as_str() {
         TIMER_TOPIC => {
@@ -121,6 +135,7 @@ fn copy(message: &StoredMessage) -> Copy {
         queue: message.queue,
         offset: message.queue_offset,
         physical: message.physical,
+        goes_on_at,
         born_at: message.born_at,
         stored_at: message.stored_at,
         body_bytes: message.body.len(),

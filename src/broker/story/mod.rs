@@ -1,9 +1,9 @@
 //! A message's life, told from what is left of it: its copies in the log, the records of what was done with them, where
 //! its groups are now, and, of deliveries, the newest that are remembered ([`ring`]).
 //!
-//! Records that were appended as one unit were stored at one time and lie one behind the other, so that what a record of
-//! "done" went with is told by that: a copy in a dead-letter topic, the message that a timer or a half turned into, or
-//! nothing, which is an acknowledgement, a recall or a rollback.
+//! Records that were appended as one unit say so and lie one behind the other, so that what a record of "done" went with is
+//! told by that: a copy in a dead-letter topic, the message that a timer or a half turned into, or nothing, which is an
+//! acknowledgement, a recall or a rollback.
 
 mod copies;
 mod ring;
@@ -383,8 +383,7 @@ fn stored(copy: &Copy) -> Event {
     Event { at: copy.stored_at, what, group: None, topic, queue, offset, client: None }
 }
 
-/// The copy that was appended as one unit with a record.
+/// The copy that was appended as one unit with a record: such a unit is the copy, and the record behind it.
 fn companion<'a>(settled: &Settled, copies: &'a [Copy]) -> Option<&'a Copy> {
-    let before = copies.iter().filter(|copy| copy.stored_at == settled.at && copy.physical < settled.physical);
-    before.filter(|copy| copy.place() != settled.place).max_by_key(|copy| copy.physical)
+    copies.iter().find(|copy| copy.goes_on_at == Some(settled.physical))
 }

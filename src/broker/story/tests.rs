@@ -222,6 +222,53 @@ async fn a_dead_letter_says_after_how_many_failures_and_that_it_was_sent_again()
 }
 
 #[tokio::test]
+async fn an_ack_of_the_millisecond_in_which_another_group_dead_lettered_is_no_dead_letter() {
+    let world = World::new();
+    let other = Group { name: group("h"), ..(*world.broker.group("g").unwrap()).clone() };
+    world.broker.create_group(other).unwrap();
+    world.send("a", MessageType::Normal, None).await;
+    let given_up = world.take().await;
+    let take = Take {
+        topic: topic("T"),
+        group: group("h"),
+        filter: Filter::All,
+        max: 1,
+        invisible: Duration::from_secs(10),
+        until: world.machine.clock.now(),
+        attempt_id: None,
+    };
+    let acked = world.broker.take(take).await.unwrap().remove(0);
+    world.broker.forward_to_dead_letter(&topic("T"), &group("g"), &given_up.receipt).await.unwrap();
+    world.broker.ack(&topic("T"), &group("h"), &[acked.receipt]).await.unwrap().remove(0).unwrap();
+    // Sent again and acknowledged in the same millisecond: that is no dead letter's resending either.
+    world.send("a", MessageType::Normal, None).await;
+    let again = world.take().await;
+    world.ack(&again).await;
+    let story = world.story("a");
+    let of = |name: &str| {
+        let events = story.events.iter().filter(|event| event.group.as_ref().is_some_and(|g| g.as_str() == name));
+        events.map(|event| event.what.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(of("h"), [Happened::Acked], "{:?}", story.events);
+    let to = TopicName::dead_letter(&group("g"));
+    assert!(of("g").contains(&Happened::DeadLettered { to, failures: 0, attempts_max: 2 }), "{:?}", story.events);
+    assert_eq!(of("g").iter().filter(|what| **what == Happened::Acked).count(), 1, "{:?}", story.events);
+}
+
+#[tokio::test]
+async fn a_timer_recalled_in_the_millisecond_in_which_another_of_its_id_was_set_is_recalled_and_not_moved() {
+    let world = World::new();
+    world.send("a", MessageType::Delay, Some(30)).await;
+    let first = world.broker.find_timers(None, "a").unwrap();
+    world.send("a", MessageType::Delay, Some(60)).await;
+    world.broker.cancel_timers(None, "a").unwrap();
+    let story = world.story("a");
+    assert_eq!((first.len(), story.copies.len()), (1, 2));
+    let recalled = happened(&story).into_iter().filter(|what| **what == Happened::Recalled).count();
+    assert_eq!(recalled, 2, "{:?}", story.events);
+}
+
+#[tokio::test]
 async fn a_message_given_up_by_its_consumer_says_so() {
     let world = World::new();
     world.send("a", MessageType::Normal, None).await;

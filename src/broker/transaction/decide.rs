@@ -1,14 +1,14 @@
 //! What a producer says about its half message.
 
 use crate::{
-    store::{AppendError, Purpose, ReadError, Ticket},
+    store::{AppendError, Purpose, ReadError, Sought, Ticket},
     types::{NewMessage, PhysicalOffset, StoredMessage, TopicName, properties::key},
 };
 
 use super::{Broker, EndError, Fault, TransactionId, half, planted};
 
 /// Messages with the same key that are looked at when a decision of long ago is looked for.
-const SAME_KEY_MAX: usize = 64;
+const SAME_KEY_MAX: usize = 1024;
 
 /// How a transaction ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,12 +105,12 @@ impl Broker {
             return Ok(None);
         }
         let (store, topic, message_id) = (self.inner.store.clone(), topic.clone(), message_id.to_owned());
-        let find = move || store.find(&topic, &message_id, SAME_KEY_MAX);
-        let found = self.off_the_runtime(find).await.map_err(|error| failed(id.physical, error))??;
-        let is_it = |message: &StoredMessage| {
+        let is_it = move |message: &StoredMessage| {
             message.prepared_at == Some(id.physical) && message.properties.get(key::TRAN_MSG) == Some("true")
         };
-        Ok(Some(if found.iter().any(is_it) { Decision::Commit } else { Decision::Rollback }))
+        let find = move || store.find(Sought::any(&topic, &message_id), 1, SAME_KEY_MAX, is_it);
+        let found = self.off_the_runtime(find).await.map_err(|error| failed(id.physical, error))??;
+        Ok(Some(if found.is_empty() { Decision::Rollback } else { Decision::Commit }))
     }
 }
 

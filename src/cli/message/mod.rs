@@ -45,7 +45,7 @@ pub enum Verb {
         #[command(flatten)]
         admin: AdminArgs,
     },
-    /// Show messages with a key, the newest first; 64 at most.
+    /// Show messages with a key, the newest first.
     Find {
         /// One of the keys that the producer gave it.
         key: String,
@@ -54,6 +54,9 @@ pub enum Verb {
         topic: String,
         #[command(flatten)]
         span: Span,
+        /// How many at most.
+        #[arg(long, default_value_t = 100)]
+        limit: u64,
         #[command(flatten)]
         admin: AdminArgs,
     },
@@ -116,10 +119,9 @@ impl Verb {
                 let found = ask(&mut admin.official().await?, request).await?;
                 found.messages.iter().try_for_each(|message| show(message, admin.json))?;
             }
-            Self::Find { key, topic, span, admin } => {
+            Self::Find { key, topic, span, limit, admin } => {
                 let request = query(&topic, Some(SearchKey::MessageKey(key)), Some(span));
-                let found = ask(&mut admin.official().await?, request).await?;
-                found.messages.iter().try_for_each(|message| show(message, admin.json))?;
+                browse(request, limit, &admin).await?;
             }
             Self::Browse { topic, span, queue, tags, limit, admin } => {
                 let mut request = query(&topic, tags.map(SearchKey::Subscription), Some(span));

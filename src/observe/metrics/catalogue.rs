@@ -77,6 +77,8 @@ catalogue! {
     BrokerPermission Gauge "rocketmq_broker_permission" None [] "6: readable and writable; 4: only readable, since the disk is full or failed.";
     TopicNumber Gauge "rocketmq_topic_number" None [] "Topics.";
     ConsumerGroupNumber Gauge "rocketmq_consumer_group_number" None [] "Consumer groups.";
+    TopicCreation Histogram "rocketmq_topic_create_execution_time" Milliseconds ["invocation_status", "is_system"] "How long it took to make each new topic, or to fail at it.";
+    GroupCreation Histogram "rocketmq_consumer_group_create_execution_time" Milliseconds ["invocation_status"] "The same of consumer groups.";
 
     MessagesIn Counter "rocketmq_messages_in_total" None ["topic", "message_type", "is_system"] "Messages stored by producers.";
     ThroughputIn Counter "rocketmq_throughput_in_total" None ["topic", "message_type", "is_system"] "Bytes that they took in the log.";
@@ -85,6 +87,8 @@ catalogue! {
     ThroughputOut Counter "rocketmq_throughput_out_total" None ["topic", "consumer_group", "is_system", "is_retry"] "Bytes of these.";
     SendToDlq Counter "rocketmq_send_to_dlq_messages_total" None ["consumer_group", "topic", "is_system"] "Messages that had their attempts and went to the dead-letter topic.";
     GivenUp Counter "ferromq_broadcast_given_up_total" None ["consumer_group", "topic", "is_system"] "Messages that a client of a broadcasting group had its attempts at or gave up; such groups have no dead letters.";
+    FilteredMessages Counter "ferromq_filtered_messages_total" None ["consumer_group", "topic"] "Messages that a filter kept back: done for the group, and never delivered.";
+    FilteredBytes Counter "ferromq_filtered_total" Bytes ["consumer_group", "topic"] "Bytes of these in the log.";
 
     ConsumerLag Gauge "rocketmq_consumer_lag_messages" None ["consumer_group", "topic", "is_retry", "is_system"] "Messages that are not done: never delivered or in flight; with is_retry, those that wait for another attempt.";
     ConsumerLagLatency Gauge "rocketmq_consumer_lag_latency" Milliseconds ["consumer_group", "topic", "is_retry", "is_system"] "Age of the oldest message that is not done.";
@@ -92,8 +96,8 @@ catalogue! {
     ConsumerQueueingLatency Gauge "rocketmq_consumer_queueing_latency" Milliseconds ["consumer_group", "topic", "is_retry", "is_system"] "Age of the oldest message that was never delivered.";
     ConsumerReady Gauge "rocketmq_consumer_ready_messages" None ["consumer_group", "topic", "is_retry", "is_system"] "Messages that were never delivered.";
 
-    ProducerConnections Gauge "rocketmq_producer_connections" None ["language", "protocol_type"] "Producers that have told their settings.";
-    ConsumerConnections Gauge "rocketmq_consumer_connections" None ["consumer_group", "language", "consume_mode", "protocol_type", "is_system"] "Consumers that have told their settings.";
+    ProducerConnections Gauge "rocketmq_producer_connections" None ["language", "version", "protocol_type"] "Producers that have told their settings.";
+    ConsumerConnections Gauge "rocketmq_consumer_connections" None ["consumer_group", "language", "version", "consume_mode", "protocol_type", "is_system"] "Consumers that have told their settings.";
     RpcLatency Histogram "rocketmq_rpc_latency" Milliseconds ["protocol_type", "request_code", "response_code", "is_long_polling", "result"] "From a call's arrival to the beginning of its answer: until it is on the disk for a send or an ack, until there is a message for a poll.";
     Connections Gauge "ferromq_connections" None [] "Open connections of clients.";
     Calls Gauge "ferromq_calls" None [] "Calls under way, parked polls and Telemetry streams among them.";

@@ -92,12 +92,9 @@ impl Administration {
     ) -> Outcome<v2::ListSubscriptionResponse> {
         let wanted = Wanted::of(request.topic.as_ref(), request.group.as_ref())?;
         self.exists(&wanted)?;
-        let front = self.front().clone();
-        // There may be very many.
-        let list = move |broker: &Broker| {
-            Ok::<_, Refusal>(wanted.rows(broker, &front.sessions.consumers(wanted.group.as_ref())))
-        };
-        let subscription_info = self.blocking(list).await?;
+        let list =
+            move |own: &Self| Ok(wanted.rows(own.broker(), &own.front().sessions.consumers(wanted.group.as_ref())));
+        let subscription_info = self.elsewhere(list).await?;
         Ok(v2::ListSubscriptionResponse { status: Some(status::ok()), subscription_info })
     }
 
@@ -129,16 +126,19 @@ impl Administration {
         request: &v2::DeleteSubscriptionRequest,
     ) -> Outcome<v2::DeleteSubscriptionResponse> {
         let (topic, group) = (self.topic(request.topic.as_ref())?, self.group(request.group.as_ref())?);
-        let consumers = self.front().sessions.consumers(Some(&group));
-        if let Some((client, ..)) = consumers.iter().find(|(.., about)| about.wants(&topic).is_some()) {
-            let text = format!("consumer {client} of group {group} subscribes to topic {topic}; stop it first");
-            return Err(Refusal::new(Code::PreconditionFailed, text));
-        }
-        let (of_topic, of_group) = (topic.clone(), group.clone());
-        if !self.blocking(move |broker| broker.forget_subscription(&of_topic, &of_group)).await? {
-            let text = format!("group {group} has no subscription of topic {topic}");
-            return Err(Refusal::new(Code::NotFound, text));
-        }
+        let forget = move |own: &Self| {
+            let consumers = own.front().sessions.consumers(Some(&group));
+            if let Some((client, ..)) = consumers.iter().find(|(.., about)| about.wants(&topic).is_some()) {
+                let text = format!("consumer {client} of group {group} subscribes to topic {topic}; stop it first");
+                return Err(Refusal::new(Code::PreconditionFailed, text));
+            }
+            if !own.broker().forget_subscription(&topic, &group)? {
+                let text = format!("group {group} has no subscription of topic {topic}");
+                return Err(Refusal::new(Code::NotFound, text));
+            }
+            Ok(())
+        };
+        self.elsewhere(forget).await?;
         Ok(v2::DeleteSubscriptionResponse { status: Some(status::ok()) })
     }
 
@@ -217,7 +217,7 @@ impl Administration {
             (Some((Role::Consumer { group: its }, about)), Some(group)) if its == *group => Ok((client, Some(about))),
             (Some(_), Some(group)) => absent(format!("client {client} is not in group {group}")),
             // It has not told its settings since the server started.
-            (None, Some(group)) if self.broker().consumers_in(group).contains(&client) => Ok((client, None)),
+            (None, Some(group)) if self.broker().is_consumer(client.as_str(), group.as_str()) => Ok((client, None)),
             (None, _) => {
                 let text = "is not connected; `ferromq group connections GROUP` shows who is";
                 absent(format!("client {client} {text}"))

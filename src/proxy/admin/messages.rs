@@ -36,8 +36,14 @@ type Span = (Timestamp, Timestamp);
 /// How a query goes about it.
 enum Search {
     Id(String),
-    Key(String),
-    Time { filter: Filter, after: Option<Cursor>, skip: usize },
+    Key(String, Pages),
+    Time(Filter, Pages),
+}
+
+/// Where an answer begins: where the one before it ended, or behind so many messages.
+struct Pages {
+    after: Option<Cursor>,
+    skip: usize,
 }
 
 struct Query {
@@ -49,8 +55,8 @@ struct Query {
 }
 
 impl Administration {
-    /// Messages of a topic: by id or key out of the index, newest first; else those of a span of time in their order, which a
-    /// subscription (a tag expression) narrows. `scroll_id` is given when there is more, or might be: a call looks at so many
+    /// Messages of a topic: by id out of the index, newest first; those of a span of time with a key, newest first; else those
+    /// of a span in their order, which a subscription (a tag expression) narrows. `scroll_id` is given when there is more, or might be: a call looks at so many
     /// messages and for so long, and goes on from there; before its page was reached, with the rest of those before it. Nothing with an id is
     /// MESSAGE_NOT_FOUND; nothing with a key or in a span is an empty list.
     pub(super) async fn messages(&self, request: v2::ListMessageRequest) -> Outcome<v2::ListMessageResponse> {
@@ -148,52 +154,57 @@ impl Query {
         if after.is_some() && skip > 0 {
             return Err(bad("scroll_id and page_num are two ways to go on; give one".into()));
         }
-        let time = |filter| Search::Time { filter, after, skip };
+        let pages = Pages { after, skip };
         let search = match request.search_key {
             Some(SearchKey::MessageId(id)) => Search::Id(checked_id(id)?),
             Some(SearchKey::MessageKey(key)) if key.trim().is_empty() => {
                 return Err(Refusal::new(Code::IllegalMessageKey, "the key is blank"));
             }
-            Some(SearchKey::MessageKey(key)) => Search::Key(key),
-            Some(SearchKey::Subscription(tags)) => time(Filter::tags(&tags)?),
+            Some(SearchKey::MessageKey(key)) => Search::Key(key, pages),
+            Some(SearchKey::Subscription(tags)) => Search::Time(Filter::tags(&tags)?, pages),
             Some(SearchKey::LiteTopic(_)) => return Err(Refusal::not_implemented("looking at lite topics")),
-            None => time(Filter::All),
+            None => Search::Time(Filter::All, pages),
         };
         Ok(Self { topic, queue, span: (begin, end), max, search })
     }
 
     fn run(self, broker: &Broker) -> Outcome<Page> {
-        let Self { topic, queue, span, max, search } = self;
-        let mut found = match search {
+        let Self { topic, queue, span: (from, to), max, search } = self;
+        let (key, filter, Pages { after, skip }) = match search {
             Search::Id(id) => {
-                let found = broker.find_by_id(&topic, &id)?;
+                let mut found = broker.find_by_id(&topic, &id)?;
                 if found.is_empty() {
                     return Err(not_found(&topic, &id));
                 }
-                found
+                found.retain(|message| queue.is_none_or(|queue| message.queue == queue));
+                found.truncate(max);
+                let looked_at = found.len();
+                return Ok(Page { messages: within(found), next: None, looked_at });
             }
-            Search::Key(key) => broker.find_by_key(&topic, &key, span)?,
-            Search::Time { filter, after, skip } => {
-                let (from, to) = span;
-                let (bytes_max, looked_at_max) = (ANSWER_BYTES_MAX, LOOKED_AT_MAX);
-                let until = broker.clock().now().plus(LOOK_TIME_MAX);
-                let browse = Browse { topic, queue, from, to, filter, after, max, bytes_max, looked_at_max, until };
-                return page_behind(broker, browse, skip);
-            }
+            Search::Key(key, pages) => (Some(key), Filter::All, pages),
+            Search::Time(filter, pages) => (None, filter, pages),
         };
-        found.retain(|message| queue.is_none_or(|queue| message.queue == queue));
-        found.truncate(max);
-        let looked_at = found.len();
-        Ok(Page { messages: within(found), next: None, looked_at })
+        let (bytes_max, looked_at_max) = (ANSWER_BYTES_MAX, LOOKED_AT_MAX);
+        let until = broker.clock().now().plus(LOOK_TIME_MAX);
+        let browse = Browse { topic, queue, from, to, filter, after, max, bytes_max, looked_at_max, until };
+        page_behind(broker, browse, skip, |browse| match &key {
+            Some(key) => broker.find_by_key(key, browse),
+            None => broker.browse(browse),
+        })
     }
 }
 
 /// The page behind so many messages; an empty one, with where to go on, when that is farther than the call may look.
-fn page_behind(broker: &Broker, mut browse: Browse, mut skip: usize) -> Outcome<Page> {
+fn page_behind(
+    broker: &Broker,
+    mut browse: Browse,
+    mut skip: usize,
+    look: impl Fn(&Browse) -> Result<Page, LookError>,
+) -> Outcome<Page> {
     let max = browse.max;
     while skip > 0 {
         browse.max = skip;
-        let page = broker.browse(&browse)?;
+        let page = look(&browse)?;
         skip -= page.messages.len();
         browse.looked_at_max = browse.looked_at_max.saturating_sub(page.looked_at);
         let is_over = browse.looked_at_max == 0 || broker.clock().now() >= browse.until;
@@ -203,7 +214,7 @@ fn page_behind(broker: &Broker, mut browse: Browse, mut skip: usize) -> Outcome<
         }
     }
     browse.max = max;
-    Ok(broker.browse(&browse)?)
+    Ok(look(&browse)?)
 }
 
 /// As many as fit into an answer, and one at least.
@@ -284,7 +295,7 @@ mod tests {
         };
         let (mut after, mut pages) = (None, 0);
         loop {
-            let page = page_behind(&broker, Browse { after, ..browse() }, 5).unwrap();
+            let page = page_behind(&broker, Browse { after, ..browse() }, 5, |b| broker.browse(b)).unwrap();
             assert!(page.messages.is_empty() && page.looked_at <= 10);
             (after, pages) = (page.next, pages + 1);
             if after.is_none() {
@@ -293,7 +304,7 @@ mod tests {
         }
         assert_eq!(pages, 3);
         let late = Browse { until: broker.clock().now(), filter: Filter::All, ..browse() };
-        let page = page_behind(&broker, late, 5).unwrap();
+        let page = page_behind(&broker, late, 5, |b| broker.browse(b)).unwrap();
         assert!(page.messages.is_empty() && page.looked_at == 1 && page.next.is_some());
     }
 }

@@ -51,10 +51,11 @@ answers! {
 
 type Result<T> = std::result::Result<Response<T>, Status>;
 
-/// The handlers.
+/// The handlers; a cheap clone.
+#[derive(Clone)]
 struct Administration {
     proxy: Proxy,
-    ids: messages::MessageIds,
+    ids: Arc<messages::MessageIds>,
 }
 
 impl Proxy {
@@ -71,7 +72,7 @@ impl Proxy {
                 .with_service_name("grpc.reflection.v1alpha.ServerReflection")
         };
         let health = Health { front: self.front().clone(), services: health::OF_ADMINISTRATION };
-        let handlers = Administration { proxy: self.clone(), ids: messages::MessageIds::new() };
+        let handlers = Administration { proxy: self.clone(), ids: Arc::new(messages::MessageIds::new()) };
         let inbound_max = self.config().limits.inbound_bytes_max;
         Ok(Routes::new(admin_server::AdminServer::new(handlers).max_decoding_message_size(inbound_max))
             .add_service(HealthServer::new(health))
@@ -94,9 +95,17 @@ impl Administration {
         &self,
         look: impl FnOnce(&Broker) -> std::result::Result<T, E> + Send + 'static,
     ) -> Outcome<T> {
-        let broker = self.broker().clone();
-        match tokio::task::spawn_blocking(move || look(&broker)).await {
-            Ok(result) => result.map_err(Into::into),
+        self.elsewhere(move |own| look(own.broker()).map_err(Into::into)).await
+    }
+
+    /// Runs what takes the longer the more clients there are where nobody waits for it.
+    async fn elsewhere<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Self) -> Outcome<T> + Send + 'static,
+    ) -> Outcome<T> {
+        let own = self.clone();
+        match tokio::task::spawn_blocking(move || look(&own)).await {
+            Ok(result) => result,
             Err(_) => {
                 let text = "the server is stopping, or failed on this call; its log says more";
                 Err(Refusal::new(Code::InternalServerError, text))
@@ -161,7 +170,7 @@ impl admin_server::Admin for Administration {
         &self,
         r: Request<v2::DescribeSubscriptionRequest>,
     ) -> Result<v2::DescribeSubscriptionResponse> {
-        reply(self.subscription_clients(r.get_ref()))
+        reply(self.elsewhere(move |own| own.subscription_clients(r.get_ref())).await)
     }
     async fn delete_subscription(
         &self,
@@ -179,7 +188,7 @@ impl admin_server::Admin for Administration {
         &self,
         r: Request<v2::ListConsumerConnectionRequest>,
     ) -> Result<v2::ListConsumerConnectionResponse> {
-        reply(self.connections(r.get_ref()))
+        reply(self.elsewhere(move |own| own.connections(r.get_ref())).await)
     }
     async fn reset_group_offset(
         &self,
@@ -210,7 +219,7 @@ impl admin_server::Admin for Administration {
         &self,
         r: Request<v2::GetConsumerRunningInfoRequest>,
     ) -> Result<v2::GetConsumerRunningInfoResponse> {
-        reply(self.running_info(r.get_ref()))
+        reply(self.elsewhere(move |own| own.running_info(r.get_ref())).await)
     }
     async fn get_topic_route(&self, r: Request<v2::GetTopicRouteRequest>) -> Result<v2::GetTopicRouteResponse> {
         reply(self.route(r.get_ref()))

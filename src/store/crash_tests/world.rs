@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::{
     store::{
-        Config, FlushPolicy, Health, Purpose, Store, Threads,
+        Config, FlushPolicy, Health, Purpose, Sought, Store, Threads,
         sim::{CrashChoice, SimDisk},
     },
     types::{
@@ -342,8 +342,9 @@ impl World {
     fn compare_index(&self, store: &Store, found: &BTreeMap<u64, Placed>) -> Result<(), Broken> {
         for (at, placed) in found.iter().rev().take(3) {
             let key = placed.sent.properties.get("KEYS").unwrap_or_default();
-            let by_key =
-                store.find(&topic(placed.sent.queue), key, 8).map_err(|e| format!("the index cannot be read: {e}"))?;
+            let topic = topic(placed.sent.queue);
+            let by_key = store.find(Sought::any(&topic, key), 8, 1000, |_| true);
+            let by_key = by_key.map_err(|e| format!("the index cannot be read: {e}"))?;
             if by_key.iter().filter(|message| message.physical.get() == *at).count() != 1 {
                 return Err(format!("{key} is at {at}, and found by its key: {by_key:?}"));
             }

@@ -340,13 +340,13 @@ impl Index {
         Ok(())
     }
 
-    /// Where records with this key and a store time in `window` may lie, newest first, at most `max`. Only hashes are
-    /// compared, and times by the second: the caller checks topic, key and time of the records.
+    /// Where records with this key, a store time in `window` and a place before `below` may lie, newest first, at most
+    /// `max`. Only hashes are compared, and times by the second: the caller checks topic, key and time of the records.
     pub fn query(
         &self,
-        topic: &str,
-        key: &str,
+        (topic, key): (&str, &str),
         window: RangeInclusive<Timestamp>,
+        below: PhysicalOffset,
         max: usize,
     ) -> Result<Vec<PhysicalOffset>, Error> {
         let mut inner = self.inner.lock();
@@ -355,9 +355,11 @@ impl Index {
         inner.note(&result);
         result?;
         let hash = key_hash(topic, key);
-        let waiting = inner.pending.iter().rev().filter(|p| p.hash == hash && window.contains(&p.stored_at));
+        let below = below.get();
+        let is_it = |p: &&Pending| p.hash == hash && p.physical < below && window.contains(&p.stored_at);
+        let waiting = inner.pending.iter().rev().filter(is_it);
         let mut found: Vec<PhysicalOffset> = waiting.take(max).map(|p| PhysicalOffset::new(p.physical)).collect();
-        let mut search = Search { hash, window, max, found: &mut found };
+        let mut search = Search { hash, window, below, max, found: &mut found };
         if let Some(writer) = &mut inner.writer {
             let (path, header) = (writer.path.clone(), writer.header);
             let first = writer.first_of(hash).map_err(Error::reading(&path))?;
@@ -411,6 +413,7 @@ impl Inner {
 struct Search<'a> {
     hash: u32,
     window: RangeInclusive<Timestamp>,
+    below: u64,
     max: usize,
     found: &'a mut Vec<PhysicalOffset>,
 }
@@ -419,7 +422,8 @@ impl Search<'_> {
     /// Whether a file with this header may have more.
     fn wants(&self, header: &Header) -> bool {
         let (begin, end) = (self.window.start().as_millis(), self.window.end().as_millis());
-        header.begin_time <= end && header.end_time >= begin && self.found.len() < self.max
+        let may_have = header.begin_time <= end && header.end_time >= begin && header.begin < self.below;
+        may_have && self.found.len() < self.max
     }
 
     /// Follows the entries of one slot, newest first.
@@ -439,7 +443,8 @@ impl Search<'_> {
         while number > 0 && number < header.next && self.found.len() < self.max && hops < CHAIN_MAX {
             let Entry { hash, physical, time_diff, before } = entry(number)?;
             let earliest = header.latest(time_diff) - 999;
-            if hash == self.hash && earliest <= end && header.latest(time_diff) >= begin {
+            let in_time = earliest <= end && header.latest(time_diff) >= begin;
+            if hash == self.hash && physical < self.below && in_time {
                 self.found.push(PhysicalOffset::new(physical));
             }
             if before >= number {

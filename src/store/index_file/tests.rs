@@ -34,7 +34,7 @@ fn insert(index: &Index, key: &str, physical: u64) {
 }
 
 fn find(index: &Index, key: &str) -> Vec<u64> {
-    let found = index.query("t", key, time_at(0)..=time_at(1 << 40), 1000).unwrap();
+    let found = index.query(("t", key), time_at(0)..=time_at(1 << 40), PhysicalOffset::MAX, 1000).unwrap();
     found.into_iter().map(PhysicalOffset::get).collect()
 }
 
@@ -87,9 +87,12 @@ fn keys_are_found_newest_first_before_and_after_they_are_written() {
     assert_eq!(find(&index, "even"), even);
     index.flush(position(1000)).unwrap();
     assert_eq!(find(&index, "even"), even);
-    assert_eq!(index.query("t", "even", time_at(0)..=time_at(5000), 2).unwrap(), [position(800), position(600)]);
+    let query = |topic, below, max| index.query((topic, "even"), time_at(0)..=time_at(5000), below, max).unwrap();
+    assert_eq!(query("t", PhysicalOffset::MAX, 2), [position(800), position(600)]);
+    assert_eq!(query("t", position(600), 2), [position(400), position(200)]);
+    assert_eq!(query("t", position(601), 1), [position(600)]);
     assert_eq!(find(&index, "none"), [0; 0]);
-    assert_eq!(index.query("other", "even", time_at(0)..=time_at(5000), 9).unwrap(), []);
+    assert_eq!(query("other", PhysicalOffset::MAX, 9), []);
 }
 
 #[test]
@@ -97,7 +100,8 @@ fn a_window_of_time_narrows_what_is_found() {
     let disk = new_disk();
     let (index, _) = open(&disk, 0);
     (0..10).for_each(|i| insert(&index, "k", i * 10_000));
-    let query = |from, to| index.query("t", "k", time_at(from)..=time_at(to), 100).unwrap().len();
+    let any = PhysicalOffset::MAX;
+    let query = |from, to| index.query(("t", "k"), time_at(from)..=time_at(to), any, 100).unwrap().len();
     assert_eq!(query(20_000, 50_000), 4);
     index.flush(position(50_000)).unwrap();
     assert_eq!(query(20_000, 50_000), 4);
@@ -300,7 +304,9 @@ fn after_any_crash_every_key_is_found_once() {
                 recover_from = loaded.insert_from.get();
                 insert_range(&index, recover_from, end);
                 // A query repairs; without one the first flush does.
-                if rng.below(2) == 0 && index.query("t", "u0", time_at(0)..=time_at(0), 1).is_ok() {
+                if rng.below(2) == 0
+                    && index.query(("t", "u0"), time_at(0)..=time_at(0), PhysicalOffset::MAX, 1).is_ok()
+                {
                     check(&index, end, &format!("seed {seed}, life {life}"));
                 }
                 for _ in 0..20 {

@@ -16,6 +16,7 @@ use std::{
 
 use serde_json::{Value, json};
 
+use super::built;
 use crate::{
     clients::process,
     harness::{self, Server, directory, file, stderr, stdout, text},
@@ -26,28 +27,14 @@ const BUILD_MAX: Duration = Duration::from_secs(1200);
 /// The oldest and the newest Kubernetes that the chart is held to.
 const VERSIONS: [&str; 2] = ["1.27.0", "1.37.0"];
 
-fn chart() -> PathBuf {
+pub(super) fn chart() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("helm/ferromq")
 }
 
 /// The directory with helm and the validator; `None` where they cannot be had.
-fn tools() -> Option<PathBuf> {
+pub(super) fn tools() -> Option<PathBuf> {
     static TOOLS: OnceLock<Option<PathBuf>> = OnceLock::new();
-    TOOLS.get_or_init(build).clone()
-}
-
-fn build() -> Option<PathBuf> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/helm/build.sh");
-    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("helm");
-    let said = process::run(Command::new("bash").arg(script).arg(out), BUILD_MAX).expect("the script runs");
-    match said.status.code() {
-        Some(0) => said.stdout.lines().last().map(PathBuf::from),
-        Some(3) if std::env::var("CI").as_deref() != Ok("true") => {
-            harness::skipped(said.stderr.trim());
-            None
-        }
-        _ => panic!("{}", said.stderr),
-    }
+    TOOLS.get_or_init(|| built("helm", BUILD_MAX)).clone()
 }
 
 /// What helm says to these arguments behind `template`.
@@ -59,14 +46,14 @@ fn template(tools: &Path, args: &[&str]) -> process::Said {
 
 /// The objects of a rendering that Kubernetes takes.
 #[track_caller]
-fn render(tools: &Path, args: &[&str]) -> Vec<Value> {
+pub(super) fn render(tools: &Path, args: &[&str]) -> Vec<Value> {
     let said = template(tools, args);
     assert!(said.status.success(), "{args:?}: {}", said.stderr);
     valid(tools, &said.stdout).unwrap_or_else(|complaints| panic!("{args:?}:\n{complaints}"))
 }
 
 /// Holds manifests against Kubernetes' types.
-fn valid(tools: &Path, manifests: &str) -> Result<Vec<Value>, String> {
+pub(super) fn valid(tools: &Path, manifests: &str) -> Result<Vec<Value>, String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/helm/validate.py");
     let mut child = Command::new(tools.join("venv/bin/python"))
         .arg("-B")
@@ -95,7 +82,7 @@ fn combinations() -> Vec<Vec<String>> {
     std::iter::once(Vec::new()).chain(with_file).collect()
 }
 
-fn each(mut claim: impl FnMut(&Path, &[&str], &[Value])) {
+pub(super) fn each(mut claim: impl FnMut(&Path, &[&str], &[Value])) {
     let Some(tools) = tools() else { return };
     for args in combinations() {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
@@ -103,11 +90,11 @@ fn each(mut claim: impl FnMut(&Path, &[&str], &[Value])) {
     }
 }
 
-fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
+pub(super) fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
     objects.iter().filter(|object| object["kind"] == kind).collect()
 }
 
-fn items(value: &Value) -> &[Value] {
+pub(super) fn items(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
@@ -195,6 +182,44 @@ fn a_value_that_the_chart_does_not_know_is_refused() {
         let said = template(&tools, &["--set", set]);
         assert!(!said.status.success() && said.stderr.contains("schema"), "{set}: {}", said.stderr);
     }
+}
+
+/// Maps whose keys are the user's or Kubernetes' own; the latter are held against its types when they are rendered.
+const OPEN: [&str; 18] = [
+    "commonLabels",
+    "commonAnnotations",
+    "config",
+    "service.annotations",
+    "ingress.annotations",
+    "persistence.annotations",
+    "resources.requests",
+    "resources.limits",
+    "metrics.serviceMonitor.labels",
+    "serviceAccount.annotations",
+    "podSecurityContext",
+    "podSecurityContext.seccompProfile",
+    "securityContext",
+    "securityContext.capabilities",
+    "podLabels",
+    "podAnnotations",
+    "nodeSelector",
+    "affinity",
+];
+
+#[test]
+fn no_place_of_the_values_takes_another_type_and_no_map_a_key_that_nobody_knows() {
+    let Some(tools) = tools() else { return };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/helm/schema.py");
+    let mut python = Command::new(tools.join("venv/bin/python"));
+    let said = process::run(python.arg("-B").arg(script).arg(chart()), Duration::from_secs(60)).expect("python runs");
+    assert!(said.status.success(), "{}", said.stderr);
+    let said: Value = serde_json::from_str(&said.stdout).expect("JSON");
+    assert!(said["tried"].as_u64().is_some_and(|tried| tried > 100), "{said}");
+    assert_eq!(said["keys"], json!(OPEN), "maps that take any key");
+    let within =
+        |place: &&str| ["resources.", "podSecurityContext", "securityContext"].iter().any(|of| place.starts_with(of));
+    let taken = items(&said["types"]).iter().map(|place| place.as_str().expect("a place"));
+    assert_eq!(taken.filter(|place| !within(place)).collect::<Vec<_>>(), [""; 0], "places that take a wrong type");
 }
 
 #[test]

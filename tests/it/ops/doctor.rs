@@ -9,6 +9,7 @@ use std::{
 use serde_json::Value;
 use tonic_health::{ServingStatus, server::health_reporter};
 
+use super::spoiler::Spoiler;
 use crate::harness::{Server, directory, run, stderr, stdout};
 
 /// What doctor says of an address.
@@ -131,4 +132,35 @@ fn doctor_names_a_group_that_may_not_consume() {
     let off = server.admin_command(&["group", "update", "g", "--consume-enabled", "false"]);
     assert!(off.status.success(), "{}", stderr(&off));
     broken(&[&server.endpoint(), "--group", "g"], "receive", "switched off");
+}
+
+#[test]
+fn doctor_names_settings_that_are_not_answered() {
+    let dir = directory();
+    let server = Server::start(dir.path());
+    broken(&[&Spoiler::start(&server, "Telemetry").at], "settings", "proxies on the way");
+}
+
+#[test]
+fn doctor_names_a_topic_that_cannot_be_written() {
+    let dir = directory();
+    let server = Server::start(dir.path());
+    for args in [&["topic", "create", "orders"][..], &["topic", "update", "orders", "--writable", "false"]] {
+        let done = server.admin_command(args);
+        assert!(done.status.success(), "{}", stderr(&done));
+    }
+    broken(&[&server.endpoint(), "--topic", "orders"], "send", "cannot be read or written");
+}
+
+#[test]
+fn doctor_names_a_send_and_an_ack_that_something_on_the_way_refuses() {
+    let dir = directory();
+    let server = Server::start(dir.path());
+    for (call, step) in [("SendMessage", "send"), ("ReceiveMessage", "receive"), ("AckMessage", "ack")] {
+        let spoiler = Spoiler::start(&server, call);
+        broken(&[&spoiler.at], step, "proxies on the way");
+    }
+    // What is on the way and spoils nothing is no matter.
+    let (said, code) = examine(&[&Spoiler::start(&server, "nothing").at]);
+    assert_eq!((said["ok"].as_bool(), code), (Some(true), Some(0)), "{said:#}");
 }

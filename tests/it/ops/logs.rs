@@ -1,8 +1,15 @@
 //! What is logged, how, and what never is.
 
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _},
+    process::{Command, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::harness::{Server, directory, stderr, stdout};
+use crate::harness::{self, Server, directory, ferromq, stderr, stdout};
 
 #[test]
 fn a_log_that_is_no_terminal_is_json() {
@@ -12,6 +19,48 @@ fn a_log_that_is_no_terminal_is_json() {
     for line in ended.log.lines() {
         serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
     }
+}
+
+/// What a server prints on a terminal of its own, from its start to its end.
+fn on_a_terminal(args: &[&str]) -> String {
+    const TERMINAL: &str = "import pty, sys; pty.spawn(sys.argv[1:])";
+    let dir = directory();
+    let mut python = Command::new("python3");
+    python.args(["-c", TERMINAL]).arg(ferromq().get_program()).args(args).arg("--store").arg(dir.path());
+    python.args(["grpcServerPort", "adminServerPort", "metricsPromExporterPort"].map(|port| format!("--set={port}=0")));
+    let mut terminal =
+        python.env("NO_COLOR", "1").stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("python runs");
+    let mut screen = BufReader::new(terminal.stdout.take().expect("piped"));
+    let mut text = String::new();
+    while !text.contains(harness::READY) {
+        assert_ne!(screen.read_line(&mut text).expect("text"), 0, "{text}");
+    }
+    // While it runs the file says who it is.
+    let pid = fs::read_to_string(dir.path().join("abort")).expect("it is there");
+    let pid = pid.trim().parse().ok().and_then(Pid::from_raw).expect("a process id");
+    kill_process(pid, Signal::TERM).expect("it is there");
+    screen.read_to_string(&mut text).expect("text");
+    terminal.wait().expect("ends");
+    text
+}
+
+#[test]
+fn a_log_on_a_terminal_is_text_for_people_and_a_setting_decides_otherwise() {
+    if Command::new("python3").args(["-c", "import pty"]).status().is_ok_and(|status| status.success()) {
+        for (format, is_json) in [("auto", false), ("json", true)] {
+            let screen = on_a_terminal(&["--set", &format!("logFormat={format}")]);
+            let lines: Vec<&str> = screen.lines().filter(|line| line.contains("INFO")).collect();
+            assert!(!lines.is_empty(), "nothing was logged: {screen}");
+            for line in lines {
+                assert_eq!(serde_json::from_str::<Value>(line.trim()).is_ok(), is_json, "{format}: {line}");
+            }
+        }
+    } else {
+        harness::skipped("no python3 here, which makes the terminal");
+    }
+    let dir = directory();
+    let log = Server::start_with(dir.path(), &["--set", "logFormat=text"]).stop().log;
+    assert!(log.lines().any(|line| line.contains(" INFO ") && !line.starts_with('{')), "{log}");
 }
 
 #[test]

@@ -59,6 +59,35 @@ async fn messages_of_a_span_come_page_by_page_by_cursor_and_by_number() {
 }
 
 #[tokio::test]
+async fn messages_of_a_key_come_page_by_page_by_cursor_and_by_number() {
+    let mut world = World::start().await;
+    for n in 0..5 {
+        let (body, key) = (format!("{n}").into(), Some("k".to_owned()));
+        let send = v2::AdminSendMessageRequest { topic: resource("T"), key, body, ..Default::default() };
+        assert_eq!(code(&world.admin.admin_send_message(send).await.unwrap().into_inner().status), Code::Ok);
+    }
+    let of_key = || query(Some(SearchKey::MessageKey("k".into())));
+    let (mut seen, mut scroll) = (Vec::new(), None);
+    for _ in 0..10 {
+        let request = v2::ListMessageRequest { max_message_nums: 2, scroll_id: scroll.clone(), ..of_key() };
+        let page = world.admin.query_message(request).await.unwrap().into_inner();
+        seen.extend(bodies(&page).concat());
+        if page.scroll_id.is_empty() {
+            break;
+        }
+        scroll = Some(page.scroll_id);
+    }
+    assert_eq!(seen, b"43210");
+    for (number, expected) in [(1, &b"43"[..]), (2, b"21"), (3, b"0"), (4, b"")] {
+        let request = v2::ListMessageRequest { page_num: Some(number), page_size: Some(2), ..of_key() };
+        let answer = world.admin.query_message(request).await.unwrap().into_inner();
+        assert_eq!(bodies(&answer).concat(), expected, "page {number}");
+    }
+    let of_a_span = v2::ListMessageRequest { scroll_id: Some("1.0".into()), ..of_key() };
+    assert_eq!(code(&world.admin.query_message(of_a_span).await.unwrap().into_inner().status), Code::BadRequest);
+}
+
+#[tokio::test]
 async fn a_sent_message_is_found_by_key_and_tag_and_has_an_id_of_its_own() {
     let mut world = World::start().await;
     let send = v2::AdminSendMessageRequest {

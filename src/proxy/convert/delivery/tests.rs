@@ -23,6 +23,7 @@ fn stored(properties: &[(&str, &str)]) -> StoredMessage {
         store_host: ([192, 168, 1, 2], 8081).into(),
         reconsume_times: 0,
         prepared_at: None,
+        goes_on: false,
         properties: built.build(),
         body: Bytes::from_static(b"body"),
     }

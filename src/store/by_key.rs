@@ -1,0 +1,82 @@
+//! Messages by their keys.
+
+use std::ops::{ControlFlow, RangeInclusive};
+
+use super::{ReadError, Store, indexing::keys};
+use crate::types::{PhysicalOffset, StoredMessage, Timestamp, TopicName, properties::key};
+
+/// Places that are asked of the index at once.
+const CHUNK: usize = 512;
+
+/// What is looked for by key.
+#[derive(Clone, Debug)]
+pub struct Sought<'a> {
+    pub topic: &'a TopicName,
+    /// One of the `KEYS`, or the `UNIQ_KEY`.
+    pub key: &'a str,
+    pub stored: RangeInclusive<Timestamp>,
+    /// Records that lie before this alone.
+    pub below: PhysicalOffset,
+}
+
+impl<'a> Sought<'a> {
+    /// Whenever and wherever it was stored.
+    pub fn any(topic: &'a TopicName, key: &'a str) -> Self {
+        let stored = Timestamp::from_millis(i64::MIN)..=Timestamp::from_millis(i64::MAX);
+        Self { topic, key, stored, below: PhysicalOffset::MAX }
+    }
+
+    /// Whether a message is one of these.
+    pub(super) fn is(&self, message: &StoredMessage) -> bool {
+        let mut all = message.message_id().into_iter().chain(keys(message.properties.get(key::KEYS)));
+        message.topic == *self.topic && self.stored.contains(&message.stored_at) && all.any(|key| key == self.key)
+    }
+}
+
+impl Store {
+    /// Walks over the places where what is sought may lie, the newest first, with the message where there is one, until it
+    /// is told to stop; true when it came to the end. Of one file of the index (20 million keys by default) 100,000 entries
+    /// are looked at. It waits for the disk. There is nothing when keys are not indexed.
+    pub fn walk_key(
+        &self,
+        mut sought: Sought<'_>,
+        mut each: impl FnMut(PhysicalOffset, Option<StoredMessage>) -> ControlFlow<()>,
+    ) -> Result<bool, ReadError> {
+        loop {
+            let places = self.core.keyed(&sought, CHUNK)?;
+            for at in &places {
+                // A key that a message has twice is there twice.
+                if *at < sought.below {
+                    sought.below = *at;
+                    if each(*at, self.core.keyed_at(&sought, *at)?).is_break() {
+                        return Ok(false);
+                    }
+                }
+            }
+            if places.len() < CHUNK {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Messages that are sought and wanted, the newest first, at most `max`, of the newest `looked_at_max` that may be sought.
+    /// It waits for the disk.
+    pub fn find(
+        &self,
+        sought: Sought<'_>,
+        max: usize,
+        looked_at_max: usize,
+        mut wanted: impl FnMut(&StoredMessage) -> bool,
+    ) -> Result<Vec<StoredMessage>, ReadError> {
+        let (mut found, mut looked_at) = (Vec::new(), 0);
+        self.walk_key(sought, |_, message| {
+            found.extend(message.filter(&mut wanted));
+            looked_at += 1;
+            match found.len() >= max || looked_at >= looked_at_max {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        })?;
+        Ok(found)
+    }
+}
