@@ -186,7 +186,7 @@ mod tests {
         let message = || vec![crate::broker::testing::normal("x")];
         // The topic is there, so that it is the log whose sync fails.
         broker.produce(&topic, message()).await.expect("stored");
-        machine.disk.fail_sync_once_then_lie();
+        machine.disk.fail_log_sync_once_then_lie();
         broker.produce(&topic, message()).await.expect_err("nothing is acknowledged");
         let ready = state.ready();
         assert!(!ready.is_good && ready.reasons[0].contains("see to the disk"), "{ready:?}");

@@ -99,7 +99,7 @@ fn a_failed_sync_ends_the_server_with_its_reason_and_acknowledges_nothing() {
     let disk = SimDisk::new();
     let server = start(&disk);
     assert_eq!(send(&server.ports), Some(v2::Code::Ok));
-    disk.fail_sync_once_then_lie();
+    disk.fail_log_sync_once_then_lie();
     assert_ne!(send(&server.ports), Some(v2::Code::Ok));
     let Err(error) = server.thread.join().expect("no panic") else { panic!("the server ended as if all were well") };
     assert!(matches!(error, Error::Poisoned(_)), "{error}");
@@ -112,7 +112,7 @@ fn a_last_flush_that_fails_is_no_good_end() {
     // Only the flush at the end syncs what was sent.
     let server = start_with(&disk, &["flushDiskType=ASYNC_FLUSH", "flushIntervalCommitLog=60000"]);
     assert_eq!(send(&server.ports), Some(v2::Code::Ok));
-    disk.fail_sync_once_then_lie();
+    disk.fail_log_sync_once_then_lie();
     server.signals.blocking_send("a test").expect("the server listens");
     let Err(error) = server.thread.join().expect("no panic") else { panic!("the server ended as if all were well") };
     assert!(matches!(error, Error::Poisoned(_)), "{error}");

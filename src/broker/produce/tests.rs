@@ -219,7 +219,7 @@ async fn a_failed_sync_is_never_answered_ok() {
     let machine = Machine::new();
     let broker = machine.start();
     let name = create(&broker, "T", MessageType::Normal);
-    machine.disk.fail_sync_once_then_lie();
+    machine.disk.fail_log_sync_once_then_lie();
     for _ in 0..2 {
         let refused = broker.produce(&name, vec![normal("x")]).await;
         assert!(matches!(refused, Err(ProduceError::Append(AppendError::Poisoned(_)))), "{refused:?}");

@@ -263,7 +263,7 @@ async fn a_store_that_has_stopped_is_told_as_such() {
     let rig = Rig::start().await;
     let mut client = rig.client("c").await;
     client.send("T", "a").await;
-    rig.machine.disk.fail_sync_once_then_lie();
+    rig.machine.disk.fail_log_sync_once_then_lie();
     let refused = client.send_all(vec![message("T", "id", "b")]).await;
     assert_eq!(code(&refused.status), Code::InternalServerError);
     let mut health = HealthClient::new(rig.channel().await);

@@ -113,7 +113,7 @@ fn after_a_failed_sync_nothing_is_acknowledged_any_more() {
     let store = bench.open();
     keep(&store, "t", "kept");
     let ticket = append(&store, "t", "lost");
-    bench.disk.fail_sync_once_then_lie();
+    bench.disk.fail_log_sync_once_then_lie();
     assert!(store.step_commit().is_err());
     assert!(matches!(poll_once(store.committed(ticket.end)), Poll::Ready(Err(_))));
     let Health::Poisoned(reason) = store.health() else { panic!("{:?}", store.health()) };

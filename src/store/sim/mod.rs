@@ -110,7 +110,12 @@ impl SimDisk {
     /// The next file sync fails, and the kernel forgets that the file's bytes were dirty: later syncs of it succeed
     /// without those bytes ever reaching the device, as on Linux.
     pub fn fail_sync_once_then_lie(&self) {
-        self.state.lock().next_sync_fails = true;
+        self.state.lock().next_sync_fails = Some(None);
+    }
+
+    /// The same of the next sync of the log: what the store syncs besides, by itself, is not what fails.
+    pub fn fail_log_sync_once_then_lie(&self) {
+        self.state.lock().next_sync_fails = Some(Some("commitlog"));
     }
 
     /// The next directory sync fails; the names that it was to keep are as unsynced as before.

@@ -78,7 +78,8 @@ pub(super) struct State {
     pub ops: u64,
     pub power_ends_at: Option<u64>,
     pub off: bool,
-    pub next_sync_fails: bool,
+    /// That of a file in a directory of this name, if one is said.
+    pub next_sync_fails: Option<Option<&'static str>>,
     pub next_sync_dir_fails: bool,
     pub next_remove_fails: bool,
     /// Bytes of a file that the device does not give back.
@@ -104,7 +105,7 @@ impl Default for State {
             ops: 0,
             power_ends_at: None,
             off: false,
-            next_sync_fails: false,
+            next_sync_fails: None,
             next_sync_dir_fails: false,
             next_remove_fails: false,
             bad: None,
@@ -162,7 +163,7 @@ impl State {
         self.generation += 1;
         self.off = false;
         self.power_ends_at = None;
-        self.next_sync_fails = false;
+        self.next_sync_fails = None;
         self.locks.clear();
         self.forget_unreachable();
     }
@@ -405,12 +406,22 @@ impl State {
 
     pub fn sync_file(&mut self, node: u64) -> io::Result<()> {
         self.syncs += 1;
-        if std::mem::take(&mut self.next_sync_fails) {
+        if self.next_sync_fails.is_some_and(|dir| dir.is_none_or(|dir| self.lies_in(dir, node))) {
+            self.next_sync_fails = None;
             self.file(node).lie();
             return Err(io::Error::from_raw_os_error(EIO));
         }
         self.file(node).sync();
         Ok(())
+    }
+
+    /// Whether the file lies in a directory of this name.
+    fn lies_in(&self, name: &str, file: u64) -> bool {
+        fn names(node: &Node) -> Option<&BTreeMap<String, u64>> {
+            if let Node::Dir(dir) = node { Some(&dir.cache) } else { None }
+        }
+        let dirs = self.nodes.values().filter_map(names).filter_map(|names| names.get(name));
+        dirs.filter_map(|id| names(self.nodes.get(id)?)).any(|names| names.values().any(|id| *id == file))
     }
 
     pub fn flip_bit(&mut self, path: &Path, byte: u64, bit: u8) -> io::Result<()> {

@@ -377,7 +377,7 @@ async fn a_snapshot_never_says_done_of_what_can_still_be_lost() {
     world.broker.forward_to_dead_letter(&topic(), &group(), &taken[0].receipt).await.unwrap();
     // The copy of the second and the record that it is done never reach the device, and the disk goes on as if nothing
     // had happened.
-    world.machine.disk.fail_sync_once_then_lie();
+    world.machine.disk.fail_log_sync_once_then_lie();
     assert!(world.broker.forward_to_dead_letter(&topic(), &group(), &taken[1].receipt).await.is_err());
     assert!(world.broker.snapshot().is_err());
     world.machine.disk.crash_with(crate::store::sim::CrashChoice::DropAll);

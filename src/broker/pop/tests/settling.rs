@@ -219,7 +219,7 @@ async fn nothing_is_acked_once_a_sync_has_failed() {
     let world = World::new(1);
     world.send(&["a"]).await;
     let taken = world.take_one().await;
-    world.machine.disk.fail_sync_once_then_lie();
+    world.machine.disk.fail_log_sync_once_then_lie();
     let receipts = [taken.receipt.clone()];
     assert!(world.broker.ack(&topic(), &group(), &receipts).await.is_err());
     assert!(world.broker.ack(&topic(), &group(), &receipts).await.is_err(), "again is no better");
