@@ -14,7 +14,10 @@ use tokio_rustls::{
     rustls::{
         self, ClientConfig, RootCertStore,
         crypto::ring,
-        pki_types::{CertificateDer, ServerName, pem::PemObject},
+        pki_types::{
+            CertificateDer, ServerName,
+            pem::{self, PemObject},
+        },
     },
 };
 
@@ -31,24 +34,28 @@ const SYSTEM_AUTHORITIES: [&str; 4] = [
 pub enum AuthoritiesError {
     #[error("this system has no list of authorities")]
     None,
-    #[error("cannot read certificates from {}; it must be a PEM file", .0.display())]
-    Unreadable(PathBuf),
+    #[error("cannot read certificates from {}: {why}; it must be a PEM file that this user may read", .path.display())]
+    Unreadable { path: PathBuf, why: String },
 }
 
 /// The authorities in a PEM file, or those that the system trusts.
 pub fn authorities(file: Option<&Path>) -> Result<RootCertStore, AuthoritiesError> {
     let system = || SYSTEM_AUTHORITIES.iter().map(Path::new).find(|path| path.exists());
     let path = file.or_else(system).ok_or(AuthoritiesError::None)?;
-    let unreadable = || AuthoritiesError::Unreadable(path.to_owned());
+    let unreadable = |why| AuthoritiesError::Unreadable { path: path.to_owned(), why };
+    let pem = |error| match error {
+        pem::Error::Io(error) => unreadable(error.to_string()),
+        error => unreadable(error.to_string()),
+    };
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|_| unreadable())? {
-        let added = roots.add(certificate.map_err(|_| unreadable())?);
+    for certificate in CertificateDer::pem_file_iter(path).map_err(pem)? {
+        let added = roots.add(certificate.map_err(pem)?);
         // Of the system's many some may be of a kind that is not known here.
         if file.is_some() {
-            added.map_err(|_| unreadable())?;
+            added.map_err(|error| unreadable(error.to_string()))?;
         }
     }
-    if roots.is_empty() { Err(unreadable()) } else { Ok(roots) }
+    if roots.is_empty() { Err(unreadable("there is no certificate in it".to_owned())) } else { Ok(roots) }
 }
 
 /// Connects to whom these authorities vouch for, to speak HTTP/2.
@@ -67,4 +74,25 @@ pub async fn connect(connector: TlsConnector, at: http::Uri) -> io::Result<Tokio
     let tcp = TcpStream::connect((host, at.port_u16().unwrap_or(443))).await?;
     tcp.set_nodelay(true)?;
     connector.connect(name, tcp).await.map(TokioIo::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_that_cannot_be_had_are_told_with_their_file_and_the_cause() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("ca.pem");
+        let told = || authorities(Some(&path)).expect_err("refused").to_string();
+        assert!(told().contains("ca.pem: No such file"), "{}", told());
+        for (text, why) in [
+            ("", "no certificate"),
+            ("-----BEGIN CERTIFICATE-----\nAAAA\n", "missing"),
+            ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "invalid"),
+        ] {
+            std::fs::write(&path, text).expect("written");
+            assert!(told().contains(why), "{text:?}: {}", told());
+        }
+    }
 }

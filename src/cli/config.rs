@@ -45,7 +45,7 @@ impl Args {
 
 fn rows(loaded: &Loaded) -> Vec<Vec<String>> {
     let row = |s: &crate::config::Setting| {
-        vec![s.key.name.to_owned(), keys::shown(s.key.name, &s.value).to_owned(), s.origin.to_string()]
+        vec![s.key.name.to_owned(), keys::shown(s.key.name, &s.value).into_owned(), s.origin.to_string()]
     };
     loaded.settings.iter().map(row).collect()
 }

@@ -50,7 +50,7 @@ impl TlsArgs {
         if !self.insecure {
             let authorities = dial::authorities(self.ca.as_deref()).map_err(|error| match error {
                 AuthoritiesError::None => anyhow!("{error}; give one with --ca FILE"),
-                AuthoritiesError::Unreadable(_) => anyhow!("{error}"),
+                AuthoritiesError::Unreadable { .. } => anyhow!("{error}"),
             });
             return Ok(Some(dial::connector(authorities?)?));
         }

@@ -7,6 +7,8 @@ use std::{
 
 use config::{FileFormat, Value, ValueKind};
 
+use super::keys::named;
+
 /// Bytes of a configuration file at most: more is some other file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -110,7 +112,7 @@ fn unescape(text: &str) -> Result<String, String> {
             Some('u') => {
                 let digits: String = chars.by_ref().take(4).collect();
                 let code = u32::from_str_radix(&digits, 16).ok().and_then(char::from_u32);
-                out.push(code.ok_or_else(|| format!("\\u{digits} is not a character; write four hex digits"))?);
+                out.push(code.ok_or("what follows \\u is not a character; write four hex digits")?);
             }
             Some(other) => out.push(other),
             None => {}
@@ -123,7 +125,7 @@ fn tree(text: &str, format: FileFormat) -> Result<Vec<Assignment>, String> {
     let parsed = config::Config::builder()
         .add_source(config::File::from_str(text, format))
         .build()
-        .map_err(|e| e.to_string().split_whitespace().collect::<Vec<_>>().join(" "))?;
+        .map_err(|e| without_quotes(&e.to_string()))?;
     let ValueKind::Table(table) = parsed.cache.kind else { return Ok(Vec::new()) };
     let mut out = table.into_iter().map(|(key, value)| assignment(key, value)).collect::<Result<Vec<_>, _>>()?;
     // The parser's map has no order; ours makes messages repeatable.
@@ -131,10 +133,19 @@ fn tree(text: &str, format: FileFormat) -> Result<Vec<Assignment>, String> {
     Ok(out)
 }
 
+/// A parser's complaint on one line, and without the line of the file that TOML's quotes behind a bar: it may have a password.
+fn without_quotes(complaint: &str) -> String {
+    let is_quote = |line: &&str| line.trim_start_matches(|c: char| c == ' ' || c.is_ascii_digit()).starts_with('|');
+    let words = complaint.lines().filter(|line| !is_quote(line)).flat_map(str::split_whitespace);
+    words.collect::<Vec<_>>().join(" ")
+}
+
 fn assignment(key: String, value: Value) -> Result<Assignment, String> {
     let value = match value.kind {
         ValueKind::Nil => String::new(),
-        ValueKind::Table(_) => return Err(format!("{key} is a table; settings are flat, write key and value")),
+        ValueKind::Table(_) => {
+            return Err(format!("{} is a table; settings are flat, write key and value", named(&key)));
+        }
         // Lists are written with semicolons in RocketMQ's properties (`deleteWhen=04;16`).
         ValueKind::Array(items) => {
             let items = items.into_iter().map(|v| assignment(key.clone(), v).map(|a| a.value));
@@ -146,15 +157,19 @@ fn assignment(key: String, value: Value) -> Result<Assignment, String> {
 }
 
 fn json(text: &str) -> Result<Vec<Assignment>, String> {
-    let map: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_str(text).map_err(|e| format!("{e}; the file holds one JSON object of settings"))?;
+    let map: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).map_err(|e| {
+        // What is JSON and no object would be told with its value.
+        let (line, column) = (e.line(), e.column());
+        let why = if e.is_data() { format!("no object at line {line} column {column}") } else { e.to_string() };
+        format!("{why}; the file holds one JSON object of settings")
+    })?;
     map.into_iter()
         .map(|(key, value)| {
             let value = match value {
                 serde_json::Value::Null => String::new(),
                 serde_json::Value::String(text) => text,
                 serde_json::Value::Bool(_) | serde_json::Value::Number(_) => value.to_string(),
-                _ => return Err(format!("{key} is neither text, number nor flag; settings are flat")),
+                _ => return Err(format!("{} is neither text, number nor flag; settings are flat", named(&key))),
             };
             Ok(Assignment { key, value, line: None })
         })
@@ -217,6 +232,25 @@ mod tests {
         assert!(tree("[store]\na = 1\n", FileFormat::Toml).expect_err("refused").starts_with("store is a table"));
         assert!(json(r#"{"a": {}}"#).expect_err("refused").starts_with("a is neither"));
         assert!(tree("a = [", FileFormat::Toml).is_err());
+    }
+
+    #[test]
+    fn a_slip_is_told_with_its_place_and_never_with_what_stands_there() {
+        for (format, text) in [
+            (FileFormat::Toml, "a = 1\nmetricsGrpcExporterHeader = authorization:sesame\n"),
+            (FileFormat::Toml, "a = 1\nx = \"sesame\n"),
+            (FileFormat::Toml, "a = 1\nsesame\n"),
+            (FileFormat::Yaml, "a: 1\nmetricsGrpcExporterHeader: authorization: sesame\n"),
+            (FileFormat::Yaml, "a: 1\nx: \"sesame\n"),
+        ] {
+            let refused = tree(text, format).expect_err(text);
+            assert!(refused.contains("line") && !refused.contains("sesame"), "{text}: {refused}");
+        }
+        for text in ["\"sesame\"", "{\"a\": sesame}", "{\"a\": \"sesame\" 1}", "{\"a:sesame\": {}}"] {
+            let refused = json(text).expect_err(text);
+            assert!(!refused.contains("sesame"), "{text}: {refused}");
+        }
+        assert!(!properties("a=\\usesame").expect_err("refused").contains("sesa"));
     }
 
     proptest! {

@@ -154,7 +154,8 @@ pub struct Setting {
 pub struct Fault {
     pub origin: Origin,
     pub key: String,
-    pub value: String,
+    /// `None` where it may be anything, a password too: the key is not known, or what is before it is no key.
+    pub value: Option<String>,
     /// The cause and the cure.
     pub why: String,
 }
@@ -162,7 +163,10 @@ pub struct Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { origin, key, value, why } = self;
-        write!(f, "{origin}: {key}={} {why}", keys::shown(key, value))
+        match value {
+            Some(value) => write!(f, "{origin}: {key}={} {why}", keys::shown(key, value)),
+            None => write!(f, "{origin}: {key} {why}"),
+        }
     }
 }
 
@@ -221,7 +225,7 @@ impl Layers {
         if let Some(known) = keys::find(key) {
             // A value that another overrides is checked too: it is wrong wherever it stands.
             if let Err(why) = known.rule.apply(&mut Config::default(), &value) {
-                self.faults.push(Fault { origin, key: key.into(), value, why });
+                self.faults.push(Fault { origin, key: key.into(), value: Some(value), why });
             } else {
                 self.given.insert(known.name, (value, origin));
             }
@@ -231,15 +235,18 @@ impl Layers {
             Some(apache::Known::NoEffect) => drop(self.no_effect.insert(key.into())),
             Some(apache::Known::NotServed) => drop(self.not_served.insert(key.into())),
             Some(apache::Known::Refused(why)) => {
-                self.faults.push(Fault { origin, key: key.into(), value, why: format!("asks too much: {why}") });
+                let why = format!("asks too much: {why}");
+                self.faults.push(Fault { origin, key: key.into(), value: Some(value), why });
             }
             None => {
+                let key = keys::named(key);
                 let near = suggest::nearest(key, keys::all().map(|k| k.name));
                 let cure = near.map_or_else(
                     || "`ferromq config` lists every setting".to_owned(),
                     |near| format!("did you mean {near}?"),
                 );
-                self.faults.push(Fault { origin, key: key.into(), value, why: format!("is not a setting; {cure}") });
+                let why = format!("is not a setting; {cure}");
+                self.faults.push(Fault { origin, key: key.into(), value: None, why });
             }
         }
     }
@@ -260,7 +267,7 @@ impl Layers {
             Some((key, value)) => self.give(origin, key.trim(), value.trim().into()),
             None => {
                 let why = "has no value; write --set KEY=VALUE".to_owned();
-                self.faults.push(Fault { origin, key: text.into(), value: String::new(), why });
+                self.faults.push(Fault { origin, key: keys::named(text.trim()).into(), value: None, why });
             }
         }
     }
@@ -273,7 +280,7 @@ impl Layers {
                 self.given.remove(key.name).unwrap_or_else(|| (key.default.to_owned(), Origin::Default));
             match key.rule.apply(&mut config, &value) {
                 Ok(()) => settings.push(Setting { key, value, origin }),
-                Err(why) => self.faults.push(Fault { origin, key: key.name.into(), value, why }),
+                Err(why) => self.faults.push(Fault { origin, key: key.name.into(), value: Some(value), why }),
             }
         }
         self.faults.extend(cross_check(&config, &settings));
@@ -282,7 +289,13 @@ impl Layers {
         }
         config.settle_store_host();
         config.settle_names();
-        let warnings = warnings(&self.not_served, &self.no_effect);
+        let mut warnings = warnings(&self.not_served, &self.no_effect);
+        let otlp = &config.ops.otlp;
+        if otlp.metrics.target.is_some() && !otlp.metrics_enabled {
+            let why =
+                "metricsGrpcExporterTarget has no effect; to send metrics there, set metricsExporterType=OTLP_GRPC";
+            warnings.push(why.to_owned());
+        }
         Ok(Loaded { config, settings, warnings, files })
     }
 }
@@ -306,7 +319,8 @@ fn cross_check(config: &Config, settings: &[Setting]) -> Vec<Fault> {
     let mut faults = Vec::new();
     let mut fault = |key: &str, why: String| {
         if let Some(s) = settings.iter().find(|s| s.key.name == key) {
-            faults.push(Fault { origin: s.origin.clone(), key: key.into(), value: s.value.clone(), why });
+            let value = Some(s.value.clone());
+            faults.push(Fault { origin: s.origin.clone(), key: key.into(), value, why });
         }
     };
     let retention = &config.store.retention;

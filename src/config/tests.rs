@@ -118,11 +118,11 @@ fn all_faults_are_told_at_once_with_place_value_and_cure() {
     });
     let faults = faults(result);
     let expected = [
-        "broker.conf:1: flushDiskTyp=SYNC_FLUSH is not a setting; did you mean flushDiskType?",
+        "broker.conf:1: flushDiskTyp is not a setting; did you mean flushDiskType?",
         "broker.conf:2: fileReservedTime=soon is not a time from 1h",
         "environment FERROMQ_GRPC_SERVER_PORT: grpcServerPort=80810 is not a number from 0 to 65535",
-        "flag --set: colour=red is not a setting; `ferromq config` lists every setting",
-        "flag --set: flushDiskType= has no value; write --set KEY=VALUE",
+        "flag --set: colour is not a setting; `ferromq config` lists every setting",
+        "flag --set: flushDiskType has no value; write --set KEY=VALUE",
         "flag --set: flushDiskType=never is not one of SYNC_FLUSH, ASYNC_FLUSH",
     ];
     assert_eq!(faults.len(), expected.len(), "{faults:#?}");
@@ -309,4 +309,38 @@ fn a_collector_that_is_no_address_is_refused_with_value_cause_and_cure() {
             assert!(fault.contains(part), "no {part:?} in {fault}");
         }
     }
+}
+
+#[test]
+fn a_slip_in_a_keys_name_or_in_its_form_does_not_tell_the_password_behind_it() {
+    let result = load(&Sources {
+        environment: vec![("FERROMQ_METRICS_GRPC_EXPORTER_HEADERS".into(), "authorization:sesame".into())],
+        set: [
+            "metricGrpcExporterHeader=a:sesame",
+            "tracesGrpcExporterHeader:sesame",
+            "tracesGrpcExporterHeader sesame",
+        ]
+        .map(str::to_owned)
+        .into(),
+        ..Sources::default()
+    });
+    let faults = faults(result);
+    assert_eq!(faults.len(), 4, "{faults:#?}");
+    assert!(faults.iter().all(|fault| fault.contains("GrpcExporterHeader") || fault.contains("EXPORTER_HEADERS")));
+    assert!(!faults.iter().any(|fault| fault.contains("sesame")), "{faults:#?}");
+    for key in ["metricsGrpcExporterTarget", "tracesGrpcExporterTarget"] {
+        let told = set(&[&format!("{key}=http://user:sesame@collector:1")]);
+        let Err(told) = told else { panic!("a user was taken") };
+        assert!(told.to_string().contains("@collector:1") && !told.to_string().contains("sesame"), "{told}");
+    }
+}
+
+#[test]
+fn a_target_that_nothing_is_sent_to_is_told_once() {
+    let warnings = |texts: &[&str]| set(texts).expect("valid").warnings;
+    let target = "metricsGrpcExporterTarget=http://collector:4317";
+    let told = warnings(&[target]);
+    assert!(told.len() == 1 && told[0].contains("metricsExporterType=OTLP_GRPC"), "{told:?}");
+    assert!(warnings(&[target, "metricsExporterType=OTLP_GRPC"]).is_empty());
+    assert!(warnings(&[]).is_empty());
 }

@@ -17,6 +17,7 @@ use crate::{
         otlp::{self, About, Collector, Snapshot, requests_of_spans},
         trace::{Span, Tracer},
     },
+    proxy,
 };
 
 use super::{collect, state::State};
@@ -72,12 +73,12 @@ impl Exporter {
         let runtime =
             Builder::new_current_thread().enable_all().max_blocking_threads(4).thread_name("otlp-blocking").build()?;
         let drain = Drain::new();
-        let about = About::new(names);
+        let about = About::new(names, proxy::host_name().as_deref());
         let ca = config.authorities.as_deref();
         let in_runtime = runtime.enter();
         if let Some(target) = metrics_target {
             let (signal, about) = (&config.metrics, about.clone());
-            let collector = Collector::new("metrics", target, signal, ca)?;
+            let collector = Collector::new("metrics", target, signal, ca, state.shared_clock())?;
             let (names, state) = (names.clone(), state.clone());
             let metrics = Metrics { collector, interval: signal.interval, about, names, state };
             begin(runtime.handle(), &drain, signal.timeout, metrics.run(drain.clone()));
@@ -85,7 +86,7 @@ impl Exporter {
         let mut tracer = None;
         if let Some(target) = &traces.signal.target {
             let signal = &traces.signal;
-            let collector = Collector::new("traces", target, signal, ca)?;
+            let collector = Collector::new("traces", target, signal, ca, state.shared_clock())?;
             let counts = state.exports().clone();
             let (begins, spans) = Tracer::new(traces.ratio, traces.queue, counts, state.shared_clock());
             tracer = Some(begins);

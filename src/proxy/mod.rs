@@ -53,7 +53,7 @@ pub use config::{Config, Listener, TlsMode};
 pub use meters::RpcCounts;
 pub use server::Proxy;
 pub use sessions::PushError;
-pub use tls::TlsError;
+pub use tls::{TlsError, host_name};
 
 /// Why the front did not start.
 #[derive(Debug, thiserror::Error)]

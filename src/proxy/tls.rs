@@ -22,8 +22,15 @@ use super::config::TlsFiles;
 
 /// Bytes of a PEM file at most.
 const PEM_BYTES_MAX: u64 = 1 << 20;
+
 /// Where Linux tells the host's name.
 const HOST_NAME: &str = "/proc/sys/kernel/hostname";
+
+/// What this host (or container) is called, where the system tells.
+pub fn host_name() -> Option<String> {
+    let name = fs::read_to_string(HOST_NAME).ok()?;
+    Some(name.trim().to_owned()).filter(|name| !name.is_empty() && name != "(none)")
+}
 
 /// Why there is no certificate to serve with.
 #[derive(Debug, thiserror::Error)]
@@ -168,7 +175,7 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
 fn self_signed(provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
     let failed = |e: &dyn fmt::Display| TlsError::SelfSigned(e.to_string());
     let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(String::from).to_vec();
-    names.extend(fs::read_to_string(HOST_NAME).ok().map(|n| n.trim().to_owned()).filter(|n| is_dns_name(n)));
+    names.extend(host_name().filter(|n| is_dns_name(n)));
     let made = rcgen::generate_simple_self_signed(names).map_err(|e| failed(&e))?;
     let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()).into();
     CertifiedKey::from_der(vec![made.cert.der().clone()], key, provider).map_err(|e| failed(&e))

@@ -12,6 +12,9 @@ use super::meters::Refused;
 /// `trace_context`, as the official clients do.
 const PARENT: &str = "traceparent";
 
+/// Bytes of a message id at most; those of the clients have 34.
+const ID_BYTES_MAX: usize = 128;
+
 /// An RPC by its name in the API. Names and types of operations are OpenTelemetry's, as far as it has them.
 pub fn method(name: &'static str) -> Method {
     let operation = match name {
@@ -59,6 +62,12 @@ fn name(of: Option<&v2::Resource>) -> String {
     of.map(|resource| cut(&resource.name)).unwrap_or_default()
 }
 
+/// A message id, which clients make: letters, digits and the like. What is something else is nobody's to export.
+fn id(given: &str) -> String {
+    let is_id = given.len() <= ID_BYTES_MAX && given.bytes().all(|b| b.is_ascii_graphic());
+    if is_id { given.to_owned() } else { String::new() }
+}
+
 macro_rules! described {
     ($($request:ident { $($note:ident: $field:ident),* })*) => {$(
         impl Described for v2::$request {
@@ -83,7 +92,7 @@ macro_rules! about_one_message {
         impl Described for v2::$request {
             fn describe(&self, notes: &mut Notes) {
                 $(notes.$note = name(self.$field.as_ref());)*
-                notes.message_id = cut(&self.message_id);
+                notes.message_id = id(&self.message_id);
             }
         }
     )*};
@@ -121,8 +130,7 @@ impl Described for v2::SendMessageRequest {
             notes.topic = name(first.topic.as_ref());
         }
         if let [only] = &self.messages[..] {
-            notes.message_id =
-                only.system_properties.as_ref().map(|system| cut(&system.message_id)).unwrap_or_default();
+            notes.message_id = only.system_properties.as_ref().map(|system| id(&system.message_id)).unwrap_or_default();
         }
         for message in &self.messages {
             let context = message.system_properties.as_ref().and_then(|system| system.trace_context.as_ref());
@@ -139,7 +147,7 @@ impl Described for v2::AckMessageRequest {
         (notes.topic, notes.group) = (name(self.topic.as_ref()), name(self.group.as_ref()));
         notes.messages = Some(self.entries.len() as u64);
         if let [only] = &self.entries[..] {
-            notes.message_id = cut(&only.message_id);
+            notes.message_id = id(&only.message_id);
         }
     }
 }
@@ -189,6 +197,14 @@ mod tests {
             let mut notes = Notes::default();
             link_to(&mut notes, &properties.build());
             assert_eq!(notes.links.len(), linked, "{key}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_message_id_is_not_exported_as_one() {
+        assert_eq!(id("01A2B3C4D5E6F708090A0B0C0D0E0F1011"), "01A2B3C4D5E6F708090A0B0C0D0E0F1011");
+        for text in ["a secret", "é", "a\nb", &"a".repeat(ID_BYTES_MAX + 1)] {
+            assert_eq!(id(text), "", "{text}");
         }
     }
 

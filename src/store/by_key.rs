@@ -2,7 +2,7 @@
 
 use std::ops::{ControlFlow, RangeInclusive};
 
-use super::{ReadError, Store, indexing::keys};
+use super::{ReadError, Store, index_file::Places, indexing::keys};
 use crate::types::{PhysicalOffset, StoredMessage, Timestamp, TopicName, properties::key};
 
 /// Places that are asked of the index at once.
@@ -35,16 +35,16 @@ impl<'a> Sought<'a> {
 
 impl Store {
     /// Walks over the places where what is sought may lie, the newest first, with the message where there is one, until it
-    /// is told to stop; true when it came to the end. Of one file of the index (20 million keys by default) 100,000 entries
-    /// are looked at. It waits for the disk. There is nothing when keys are not indexed.
+    /// is told to stop; true when it came to the end. Now and then there is a place without a message, so that who walks can
+    /// look at the time. It waits for the disk. There is nothing when keys are not indexed.
     pub fn walk_key(
         &self,
         mut sought: Sought<'_>,
         mut each: impl FnMut(PhysicalOffset, Option<StoredMessage>) -> ControlFlow<()>,
     ) -> Result<bool, ReadError> {
         loop {
-            let places = self.core.keyed(&sought, CHUNK)?;
-            for at in &places {
+            let Places { found, cut_at } = self.core.keyed(&sought, CHUNK)?;
+            for at in &found {
                 // A key that a message has twice is there twice.
                 if *at < sought.below {
                     sought.below = *at;
@@ -53,8 +53,15 @@ impl Store {
                     }
                 }
             }
-            if places.len() < CHUNK {
-                return Ok(true);
+            match cut_at.filter(|at| *at < sought.below) {
+                Some(at) => {
+                    sought.below = at;
+                    if each(at, None).is_break() {
+                        return Ok(false);
+                    }
+                }
+                None if found.len() < CHUNK => return Ok(true),
+                None => {}
             }
         }
     }

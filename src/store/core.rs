@@ -22,6 +22,7 @@ use super::{
     deletion, derived,
     disk::{Disk, Open},
     flush::Wait,
+    index_file::Places,
     indexing::{self, Indexing},
     record::{self, Checksum, Head},
     recovery::{Recovered, Recovery},
@@ -218,8 +219,8 @@ impl Core {
     }
 
     /// Where what is sought may lie, the newest first, at most `max` places; one may come twice.
-    pub(super) fn keyed(&self, sought: &Sought<'_>, max: usize) -> Result<Vec<PhysicalOffset>, ReadError> {
-        let Some(index) = &self.index else { return Ok(Vec::new()) };
+    pub(super) fn keyed(&self, sought: &Sought<'_>, max: usize) -> Result<Places, ReadError> {
+        let Some(index) = &self.index else { return Ok(Places::default()) };
         let failed = |error: indexing::Error| {
             if let indexing::Error::Index(error) = &error
                 && error.is_fatal()

@@ -8,10 +8,10 @@ use super::{
     by_key::Sought,
     commit_log::CommitLog,
     derived,
-    index_file::{Index, IsFull, Key},
+    index_file::{Index, IsFull, Key, Places},
     scan::{Reading, Scanned, scan},
 };
-use crate::types::{PhysicalOffset, SysFlag, properties::key};
+use crate::types::{PhysicalOffset, SysFlag, Timestamp, properties::key};
 
 /// Bytes of the log that are read for the index at once at most, so that a round of the background ends soon.
 const FOLLOW_MAX: u64 = 256 << 20;
@@ -103,11 +103,13 @@ impl Indexing {
     }
 
     /// Where what is sought may lie, newest first; more than `max` are not looked for. The caller compares.
-    pub(super) fn query(&self, log: &CommitLog, sought: &Sought<'_>, max: usize) -> Result<Vec<PhysicalOffset>, Error> {
+    pub(super) fn query(&self, log: &CommitLog, sought: &Sought<'_>, max: usize) -> Result<Places, Error> {
         let marks = log.marks.get();
         self.follow(log, marks.dispatched, marks.durable)?;
         let named = (sought.topic.as_str(), sought.key);
-        Ok(self.index.query(named, sought.stored.clone(), sought.below, max)?)
+        // What the index knows of times is wrong once the clock was set back.
+        let any = Timestamp::from_millis(i64::MIN)..=Timestamp::from_millis(i64::MAX);
+        Ok(self.index.query(named, any, sought.below, max)?)
     }
 
     pub(super) fn delete_before(&self, begin: PhysicalOffset) -> Result<(), derived::Error> {

@@ -65,6 +65,10 @@ impl Deadline {
 pub trait Clock: Send + Sync + 'static {
     /// Wall-clock time. It may jump either way.
     fn wall(&self) -> Timestamp;
+    /// The same in nanoseconds, for what is set in order with the times of other programs; 0 before 1970.
+    fn wall_nanos(&self) -> u64 {
+        u64::try_from(self.wall().as_millis()).unwrap_or(0).saturating_mul(1_000_000)
+    }
     /// Monotonic time. It never goes back.
     fn now(&self) -> Deadline;
 }
@@ -86,6 +90,10 @@ impl Clock for SystemClock {
     fn wall(&self) -> Timestamp {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+    fn wall_nanos(&self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
     }
     fn now(&self) -> Deadline {
         Deadline(u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX))
@@ -120,5 +128,19 @@ impl Clock for ManualClock {
     }
     fn now(&self) -> Deadline {
         Deadline(self.mono_us.load(Ordering::SeqCst))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wall_clock_time_is_the_same_in_milliseconds_and_in_nanoseconds() {
+        let clock = SystemClock::new();
+        let (before, at, after) = (clock.wall(), clock.wall_nanos(), clock.wall());
+        assert!((before.as_millis()..=after.as_millis()).contains(&((at / 1_000_000) as i64)));
+        assert_eq!(ManualClock::at(Timestamp::from_millis(7)).wall_nanos(), 7_000_000);
+        assert_eq!(ManualClock::at(Timestamp::from_millis(-7)).wall_nanos(), 0);
     }
 }

@@ -83,7 +83,8 @@ annotations:
 {{- with .Values.otlp.traces }}
 {{- if .target }}
 {{- $_ := set $own "tracesGrpcExporterTarget" .target }}
-{{- $_ := set $own "tracesSampleRatio" .sampleRatio }}
+{{- /* As text: what is a float would be cut to a whole number below. */}}
+{{- $_ := set $own "tracesSampleRatio" (.sampleRatio | toString) }}
 {{- end }}
 {{- end }}
 {{- if .Values.tls.existingSecret }}

@@ -7,10 +7,10 @@ mod proxy;
 mod server;
 mod store;
 
-use std::{fmt, ops::RangeInclusive, time::Duration};
+use std::{borrow::Cow, fmt, ops::RangeInclusive, time::Duration};
 
 use super::{
-    Config,
+    Config, environment,
     value::{self, Unit},
 };
 
@@ -120,13 +120,47 @@ pub fn all() -> impl Iterator<Item = &'static Key> {
     SECTIONS.iter().flat_map(|s| s.keys)
 }
 
-/// What people are shown of a value: nothing of those that may be passwords.
-pub fn shown<'a>(key: &str, value: &'a str) -> &'a str {
-    const SECRET: [&str; 2] = ["metricsGrpcExporterHeader", "tracesGrpcExporterHeader"];
-    if SECRET.contains(&key) && !value.is_empty() { "(hidden)" } else { value }
+const HIDDEN: &str = "(hidden)";
+
+/// What people are shown of a value: nothing of those that may be passwords, and of an address no user.
+pub fn shown<'a>(key: &str, value: &'a str) -> Cow<'a, str> {
+    const SECRET: [&str; 3] = ["header", "password", "secret"];
+    let folded = environment::folded(key);
+    if !value.is_empty() && SECRET.iter().any(|word| folded.contains(word)) {
+        return HIDDEN.into();
+    }
+    match value.rsplit_once('@') {
+        Some((before, host)) if folded.ends_with("target") => {
+            let scheme = before.find("://").map_or("", |at| &before[..at + 3]);
+            format!("{scheme}{HIDDEN}@{host}").into()
+        }
+        _ => value.into(),
+    }
+}
+
+/// What people are shown of a text that should be a key: where somebody wrote `key:value` or `key value`, the key.
+pub fn named(text: &str) -> &str {
+    text.split([':', ' ', '\t']).next().unwrap_or_default()
 }
 
 /// The key of this exact name, or alias.
 pub fn find(name: &str) -> Option<&'static Key> {
     all().find(|k| k.name == name || k.aliases.contains(&name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_a_password_is_not_shown_however_its_key_is_spelled() {
+        for key in ["metricsGrpcExporterHeader", "TRACES_GRPC_EXPORTER_HEADER", "tls.keyPassword", "mySecretKey"] {
+            assert_eq!((&*shown(key, "sesame"), &*shown(key, "")), ("(hidden)", ""), "{key}");
+        }
+        assert_eq!(shown("brokerName", "a@b"), "a@b");
+        let target = |value| shown("tracesGrpcExporterTarget", value).into_owned();
+        assert_eq!(target("http://user:se@same@collector:1"), "http://(hidden)@collector:1");
+        assert_eq!(target("user:sesame@collector"), "(hidden)@collector");
+        assert_eq!(target("http://collector:1"), "http://collector:1");
+    }
 }

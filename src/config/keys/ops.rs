@@ -138,7 +138,8 @@ pub static KEYS: &[Key] = &[
         aliases: &[],
         default: "",
         doc: "Where traces go by OTLP over gRPC, written like metricsGrpcExporterTarget; empty: nothing is traced. Each \
-              call of the messaging API that is sampled is a span, with the names of topic, group and client, and nothing of what messages carry.",
+              call of the messaging API that is sampled is a span, with the names of topic, group and client, the message id where it is about one message, and the caller's tracestate; \
+              never a body, key, tag or property.",
         rule: Rule::Text {
             form: "an address like http://collector:4317",
             set: |c, text| {
@@ -178,8 +179,9 @@ pub static KEYS: &[Key] = &[
         name: "tracesSampleRatio",
         aliases: &[],
         default: "0.01",
-        doc: "Which share of calls is traced. A call that comes with a traceparent is traced when that says so, whatever \
-              the share.",
+        doc: "Which share of calls is traced. A call that comes with a traceparent is traced when that has the \
+              flag sampled, and otherwise not, whatever the share: clients may have each of their calls traced, and \
+              tracesQueueMax bounds what that costs.",
         rule: Rule::Text {
             form: "a number from 0 to 1, like 0.01",
             set: |c, text| {
@@ -193,7 +195,7 @@ pub static KEYS: &[Key] = &[
         name: "tracesQueueMax",
         aliases: &[],
         default: "8192",
-        doc: "Spans that wait for the collector at most, up to 1 KB of memory each and 6 KB with links; further ones are \
+        doc: "Spans that wait for the collector at most, up to about 2 KB of memory each and 6 KB with links; further ones are \
               dropped, and counted (ferromq_otlp_spans_total).",
         rule: Rule::Count { range: 1..=1_000_000, set: |c, n| c.ops.otlp.traces.queue = n as usize },
     },

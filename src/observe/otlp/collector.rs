@@ -1,9 +1,10 @@
 //! The way to a collector: one connection that is made anew when it breaks, a time for each message, tries again where that
-//! helps, and one line in the log when it begins to fail and one when it is over.
+//! helps, and a line in the log when it begins to fail and when that is over, but not more than one a minute.
 
-use std::{error::Error as _, path::Path, time::Duration};
+use std::{error::Error as _, path::Path, sync::Arc, time::Duration};
 
 use http::HeaderMap;
+use prost::Message as _;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -15,16 +16,25 @@ use tonic::{
 use super::config::{Signal, Target};
 use crate::{
     dial::{self, AuthoritiesError},
+    observe::trace::{cut, random},
     proto::opentelemetry::proto::collector::{
         metrics::v1::{ExportMetricsServiceRequest, metrics_service_client::MetricsServiceClient},
         trace::v1::{ExportTraceServiceRequest, trace_service_client::TraceServiceClient},
     },
+    types::{Clock, Deadline},
 };
 
-/// How often a message is tried, and how long after the first time; each pause is twice the one before.
+/// How often a message is tried, and how long after the first time at most; each pause is twice the one before. A random part of
+/// up to a half is left out, so that many servers do not come back as one.
 const TRIES_MAX: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(500);
-/// While a message is on its way, the collector is asked for a sign of life this often, and given so long for it.
+/// All pauses of a message together.
+const PAUSES_MAX: Duration = Duration::from_millis(3500);
+/// How often the log has a line about a collector at most, however often it fails and comes back.
+const LINE_EVERY: Duration = Duration::from_secs(60);
+/// Bytes of an answer at most: it says how much was not taken, and why.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+/// The collector is asked for a sign of life this often, and given so long for it.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
 /// Why exports cannot begin.
@@ -48,16 +58,27 @@ pub trait Export: Clone + Send + Sync {
 
 impl Export for ExportMetricsServiceRequest {
     async fn send(request: Request<Self>, to: Channel) -> Result<(i64, String), Status> {
-        let partly = MetricsServiceClient::new(to).export(request).await?.into_inner().partial_success;
+        let mut client = MetricsServiceClient::new(to).max_decoding_message_size(ANSWER_BYTES_MAX);
+        let partly = client.export(request).await?.into_inner().partial_success;
         Ok(partly.map(|partly| (partly.rejected_data_points, partly.error_message)).unwrap_or_default())
     }
 }
 
 impl Export for ExportTraceServiceRequest {
     async fn send(request: Request<Self>, to: Channel) -> Result<(i64, String), Status> {
-        let partly = TraceServiceClient::new(to).export(request).await?.into_inner().partial_success;
+        let mut client = TraceServiceClient::new(to).max_decoding_message_size(ANSWER_BYTES_MAX);
+        let partly = client.export(request).await?.into_inner().partial_success;
         Ok(partly.map(|partly| (partly.rejected_spans, partly.error_message)).unwrap_or_default())
     }
+}
+
+/// How a collector does with one signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Takes,
+    /// It takes some of it.
+    Rejects,
+    Fails,
 }
 
 /// A collector of one signal.
@@ -68,9 +89,10 @@ pub struct Collector {
     target: Target,
     /// `metrics` or `traces`.
     what: &'static str,
-    /// What was said last.
-    is_failing: bool,
-    is_rejecting: bool,
+    clock: Arc<dyn Clock>,
+    /// What the log says, and since when.
+    told: Standing,
+    told_at: Option<Deadline>,
 }
 
 impl Collector {
@@ -80,6 +102,7 @@ impl Collector {
         target: &Target,
         signal: &Signal,
         authorities: Option<&Path>,
+        clock: Arc<dyn Clock>,
     ) -> Result<Self, ConnectError> {
         let address = |source| ConnectError::Address { target: target.clone(), source };
         // What connects speaks TLS itself, so that the channel is not told.
@@ -90,7 +113,9 @@ impl Collector {
             .connect_timeout(signal.timeout)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEPALIVE)
-            .keep_alive_timeout(KEEPALIVE);
+            .keep_alive_timeout(KEEPALIVE)
+            // A connection that died in silence is found before the next message is lost on it.
+            .keep_alive_while_idle(true);
         let named = endpoint.clone().user_agent(concat!("ferromq/", env!("CARGO_PKG_VERSION")));
         let endpoint = named.unwrap_or(endpoint);
         let channel = if target.tls {
@@ -104,31 +129,37 @@ impl Collector {
         };
         let headers = signal.headers.0.iter().cloned().collect();
         let (timeout, target) = (signal.timeout, target.clone());
-        Ok(Self { channel, headers, timeout, target, what, is_failing: false, is_rejecting: false })
+        Ok(Self { channel, headers, timeout, target, what, clock, told: Standing::Takes, told_at: None })
     }
 
-    /// Sends a message, and says whether it was taken. A failure that may pass is tried again, once more at most after `stop`:
-    /// it takes `TRIES_MAX` timeouts and 3.5 s of pauses at most.
+    /// Sends a message, and says whether it was taken. A failure that may pass is tried again, once more at most after `stop`,
+    /// and not before the collector wants it: it takes `TRIES_MAX` timeouts and `PAUSES_MAX` at most.
     pub async fn send<M: Export>(&mut self, message: &M, stop: &CancellationToken) -> bool {
+        let until = self.clock.now().plus(self.timeout * TRIES_MAX + PAUSES_MAX);
         let mut pause = PAUSE;
         for attempt in 1.. {
-            match self.try_once(message).await {
+            let status = match self.try_once(message).await {
                 Ok((rejected, why)) => {
                     self.taken(rejected, &why);
                     return true;
                 }
-                Err(status) if attempt == TRIES_MAX || !may_pass(&status) || stop.is_cancelled() => {
+                Err(status) => status,
+            };
+            let wanted = wanted_pause(&status);
+            let next = wanted.unwrap_or_default().saturating_add(shortened(pause));
+            let is_last = attempt == TRIES_MAX || next > until.remaining(self.clock.now());
+            if is_last || !may_pass(&status) || stop.is_cancelled() {
+                self.failed(&status);
+                return false;
+            }
+            tokio::select! {
+                () = sleep(next) => {}
+                () = stop.cancelled() => if wanted.is_some() {
                     self.failed(&status);
                     return false;
                 }
-                Err(_) => {
-                    tokio::select! {
-                        () = sleep(pause) => {}
-                        () = stop.cancelled() => {}
-                    }
-                    pause *= 2;
-                }
             }
+            pause *= 2;
         }
         false
     }
@@ -140,31 +171,46 @@ impl Collector {
         timeout(self.timeout, M::send(request, self.channel.clone())).await.map_err(late)?
     }
 
-    fn taken(&mut self, rejected: i64, why: &str) {
-        let (what, target) = (self.what, &self.target);
-        if std::mem::take(&mut self.is_failing) {
-            tracing::info!(what, %target, "the collector takes them again");
+    /// Whether the log is to have a line about this: it says something else, and has not had a line for a while. What is not
+    /// told now is told later, if it still is so then.
+    fn is_news(&mut self, standing: Standing) -> bool {
+        let now = self.clock.now();
+        let is_early = self.told_at.is_some_and(|at| at.plus(LINE_EVERY) > now);
+        if standing == self.told || is_early {
+            return false;
         }
-        let is_rejecting = rejected > 0;
-        if is_rejecting && !self.is_rejecting {
+        (self.told, self.told_at) = (standing, Some(now));
+        true
+    }
+
+    fn taken(&mut self, rejected: i64, why: &str) {
+        let standing = if rejected > 0 { Standing::Rejects } else { Standing::Takes };
+        if !self.is_news(standing) {
+            return;
+        }
+        let (what, target) = (self.what, &self.target);
+        if standing == Standing::Takes {
+            tracing::info!(what, %target, "the collector takes them again");
+        } else {
+            let why = cut(why);
             tracing::warn!(what, %target, rejected, why, "the collector does not take all of them; told once until it does");
         }
-        self.is_rejecting = is_rejecting;
     }
 
     fn failed(&mut self, status: &Status) {
-        let (what, target, code) = (self.what, &self.target, status.code());
-        if !std::mem::replace(&mut self.is_failing, true) {
-            let error = innermost(status);
-            tracing::warn!(
-                what,
-                %target,
-                ?code,
-                error,
-                "the collector does not take them; see whether it is there and speaks gRPC. The server goes on, and this is told \
-                 once until it takes them again"
-            );
+        if !self.is_news(Standing::Fails) {
+            return;
         }
+        let (what, target, code) = (self.what, &self.target, status.code());
+        let error = cut(&innermost(status));
+        tracing::warn!(
+            what,
+            %target,
+            ?code,
+            error,
+            "the collector does not take them; see whether it is there and speaks gRPC. The server goes on, and this is told \
+             once until it takes them again"
+        );
     }
 }
 
@@ -177,24 +223,47 @@ fn innermost(status: &Status) -> String {
     error.map_or_else(|| status.message().to_owned(), ToString::to_string)
 }
 
-/// Whether to try again, as OTLP has it.
+/// Whether to try again, as OTLP has it; but not after OUT_OF_RANGE, which is also what an answer is that is too long.
 fn may_pass(status: &Status) -> bool {
     match status.code() {
-        Code::Cancelled
-        | Code::DeadlineExceeded
-        | Code::Aborted
-        | Code::OutOfRange
-        | Code::Unavailable
-        | Code::DataLoss => true,
+        Code::Cancelled | Code::DeadlineExceeded | Code::Aborted | Code::Unavailable | Code::DataLoss => true,
         // Only a collector that says when it has room again.
-        Code::ResourceExhausted => memchr::memmem::find(status.details(), b"google.rpc.RetryInfo").is_some(),
+        Code::ResourceExhausted => wanted_pause(status).is_some(),
         _ => false,
     }
 }
 
+/// `google.rpc.Status`, as far as it is read.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Details {
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<prost_types::Any>,
+}
+
+/// `google.rpc.RetryInfo`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RetryInfo {
+    #[prost(message, optional, tag = "1")]
+    retry_delay: Option<prost_types::Duration>,
+}
+
+/// How long the collector wants to be left alone, if it says.
+fn wanted_pause(status: &Status) -> Option<Duration> {
+    let details = Details::decode(status.details()).ok()?.details;
+    let info = details.iter().find(|any| any.type_url.ends_with("/google.rpc.RetryInfo"))?;
+    let pause = RetryInfo::decode(&*info.value).ok()?.retry_delay.unwrap_or_default();
+    // What is negative is no time.
+    Some(Duration::try_from(pause).unwrap_or_default())
+}
+
+/// Something from a half of it to all.
+fn shortened(pause: Duration) -> Duration {
+    pause - pause.mul_f64((random() as f64 / u64::MAX as f64) / 2.0)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{collections::VecDeque, sync::Arc};
+    use std::collections::VecDeque;
 
     use parking_lot::Mutex;
     use tokio::net::TcpListener;
@@ -207,6 +276,7 @@ mod tests {
             ExportTraceServiceResponse,
             trace_service_server::{TraceService, TraceServiceServer},
         },
+        types::{ManualClock, Timestamp},
     };
 
     type Answers = Arc<Mutex<VecDeque<Result<(), Status>>>>;
@@ -234,18 +304,63 @@ mod tests {
         });
         tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
         let signal = Config::default().traces.signal;
-        Collector::new("traces", &target.expect("a target"), &signal, None).expect("plaintext")
+        let clock = Arc::new(ManualClock::at(Timestamp::ZERO));
+        Collector::new("traces", &target.expect("a target"), &signal, None, clock).expect("plaintext")
+    }
+
+    fn full_for(retry_delay: prost_types::Duration) -> Status {
+        let info = RetryInfo { retry_delay: Some(retry_delay) }.encode_to_vec();
+        let any = prost_types::Any { type_url: "type.googleapis.com/google.rpc.RetryInfo".into(), value: info };
+        Status::with_details(Code::ResourceExhausted, "full", Details { details: vec![any] }.encode_to_vec().into())
+    }
+
+    #[test]
+    fn a_collector_says_when_it_wants_to_be_asked_again() {
+        let pause = |seconds, nanos| wanted_pause(&full_for(prost_types::Duration { seconds, nanos }));
+        assert_eq!(pause(2, 500_000_000), Some(Duration::from_millis(2500)));
+        assert_eq!(pause(-2, 0), Some(Duration::ZERO));
+        assert!(pause(i64::MAX, 0) > Some(Duration::from_secs(1 << 40)));
+        assert_eq!(wanted_pause(&Status::unavailable("x")), None);
+        let nonsense = Status::with_details(Code::ResourceExhausted, "x", "google.rpc.RetryInfo".into());
+        assert_eq!(wanted_pause(&nonsense), None);
+        for _ in 0..1000 {
+            assert!((PAUSE / 2..=PAUSE).contains(&shortened(PAUSE)));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_collector_that_comes_and_goes_costs_one_line_a_minute() {
+        let clock = Arc::new(ManualClock::at(Timestamp::ZERO));
+        let target = Target::parse("http://127.0.0.1:1").expect("an address").expect("a target");
+        let signal = Config::default().traces.signal;
+        let mut collector = Collector::new("traces", &target, &signal, None, clock.clone()).expect("plaintext");
+        assert!(!collector.is_news(Standing::Takes));
+        assert!(collector.is_news(Standing::Fails), "the first is told at once");
+        let mut lines = 0;
+        for second in 0..600 {
+            clock.advance(Duration::from_secs(1));
+            let standing = [Standing::Takes, Standing::Fails, Standing::Rejects][second % 3];
+            lines += usize::from(collector.is_news(standing));
+        }
+        assert!((5..=10).contains(&lines), "{lines} in ten minutes");
+        clock.advance(LINE_EVERY);
+        collector.is_news(Standing::Fails);
+        assert!(!collector.is_news(Standing::Takes), "it was told a moment ago");
+        clock.advance(LINE_EVERY);
+        assert!(collector.is_news(Standing::Takes), "it still is so");
     }
 
     #[tokio::test]
     async fn what_may_pass_is_tried_again_and_nothing_else_is() {
         let full = || Status::resource_exhausted("full");
-        let says_when =
-            || Status::with_details(Code::ResourceExhausted, "full", "type.googleapis.com/google.rpc.RetryInfo".into());
+        let says_when = || full_for(prost_types::Duration { seconds: 0, nanos: 1_000_000 });
+        let too_long = || full_for(prost_types::Duration { seconds: 3600, nanos: 0 });
         for (answers, taken, left) in [
             (vec![Err(Status::unavailable("x")), Ok(())], true, 0),
             (vec![Err(says_when()), Ok(())], true, 0),
             (vec![Err(full()), Ok(())], false, 1),
+            (vec![Err(too_long()), Ok(())], false, 1),
+            (vec![Err(Status::out_of_range("x")), Ok(())], false, 1),
             (vec![Err(Status::unauthenticated("x")), Ok(())], false, 1),
             (vec![Err(Status::unimplemented("x")), Ok(())], false, 1),
         ] {
@@ -255,7 +370,7 @@ mod tests {
             let request = ExportTraceServiceRequest::default();
             assert_eq!(collector.send(&request, &CancellationToken::new()).await, taken, "{said}");
             assert_eq!(script.lock().len(), left, "{said}");
-            assert_eq!(collector.is_failing, !taken);
+            assert_eq!(collector.told, if taken { Standing::Takes } else { Standing::Fails });
         }
     }
 

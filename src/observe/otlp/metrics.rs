@@ -30,7 +30,8 @@ pub struct Snapshot<F> {
     names: Names,
     /// On every point, as on every sample of the page: cluster, node, `metricsLabel`.
     common: Vec<KeyValue>,
-    /// Since when counters count, and what time it is.
+    /// Since when counters count, and what time it is. A topic or group that was deleted and made again counts from 0 under the
+    /// same start: of a cumulative sum that falls, collectors and their backends know that it was reset.
     start: u64,
     now: u64,
     /// By id; those that have points.
@@ -46,7 +47,8 @@ impl<F: FnMut(ExportMetricsServiceRequest) -> bool> Snapshot<F> {
     pub fn new(about: About, names: &Names, start: Timestamp, now: Timestamp, hand_over: F) -> Self {
         let common = names.common.iter().map(|(name, value)| text(name, value.as_str())).collect();
         let metrics = catalogue::ALL.iter().map(|_| None).collect();
-        let (start, now) = (nanos(start), nanos(now));
+        // The wall clock may have been set back since.
+        let (start, now) = (nanos(start), nanos(now.max(start)));
         Self { about, names: names.clone(), common, start, now, metrics, bytes: 0, hand_over, is_over: false }
     }
 
@@ -177,7 +179,7 @@ mod tests {
         };
         let (start, now) = (Timestamp::from_millis(1), Timestamp::from_millis(5));
         let take: &mut dyn FnMut(ExportMetricsServiceRequest) -> bool = &mut take;
-        let mut snapshot = Snapshot::new(About::new(&names()), &names(), start, now, take);
+        let mut snapshot = Snapshot::new(About::new(&names(), None), &names(), start, now, take);
         tell(&mut snapshot);
         snapshot.finish();
         messages
@@ -238,6 +240,13 @@ mod tests {
     }
 
     #[test]
+    fn no_point_lies_before_its_start_even_when_the_clock_was_set_back() {
+        let (start, now) = (Timestamp::from_millis(9), Timestamp::from_millis(5));
+        let snapshot = Snapshot::new(About::new(&names(), None), &names(), start, now, |_| true);
+        assert_eq!((snapshot.start, snapshot.now), (9_000_000, 9_000_000));
+    }
+
+    #[test]
     fn when_nobody_takes_more_nothing_more_is_made() {
         let mut taken = 0;
         let refuse = |_| {
@@ -245,7 +254,7 @@ mod tests {
             false
         };
         let at = Timestamp::from_millis(1);
-        let mut snapshot = Snapshot::new(About::new(&names()), &names(), at, at, refuse);
+        let mut snapshot = Snapshot::new(About::new(&names(), None), &names(), at, at, refuse);
         for n in 0..30_000u64 {
             snapshot.add(Id::CommitMessages, &[&format!("topic-{n}")], n);
         }

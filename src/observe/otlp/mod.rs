@@ -56,12 +56,15 @@ pub struct About {
 }
 
 impl About {
-    /// `names` has the cluster, the node, and what an operator added.
-    pub fn new(names: &Names) -> Self {
+    /// `names` has the cluster, the node, and what an operator added; `host` is what this machine is called. Brokers of one name
+    /// on several hosts are several instances: their counters would otherwise be taken for one that jumps.
+    pub fn new(names: &Names, host: Option<&str>) -> Self {
         let found = |name: &str| names.common.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
         let mut attributes = vec![text("service.name", "ferromq"), text("service.version", env!("CARGO_PKG_VERSION"))];
         attributes.extend(found("cluster").map(|cluster| text("service.namespace", cluster)));
-        attributes.extend(found("node_id").map(|node| text("service.instance.id", node)));
+        let instance = |node: String| host.map_or_else(|| node.clone(), |host| format!("{node}@{host}"));
+        attributes.extend(found("node_id").map(|node| text("service.instance.id", instance(node))));
+        attributes.extend(host.map(|host| text("host.name", host)));
         attributes.extend(names.common.iter().map(|(name, value)| text(name, value.as_str())));
         let scope = InstrumentationScope { name: "ferromq".into(), version: env!("CARGO_PKG_VERSION").into() };
         Self { resource: Resource { attributes }, scope }
@@ -83,4 +86,19 @@ fn attribute(key: &str, value: Value) -> KeyValue {
 /// Nanoseconds since 1970; 0 for what was before.
 fn nanos(at: Timestamp) -> u64 {
     u64::try_from(at.as_millis()).unwrap_or(0).saturating_mul(1_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brokers_of_one_name_on_two_hosts_are_two_instances() {
+        let names = Names { with_units: true, common: vec![("node_id".into(), "broker-a".into())] };
+        for (host, instance) in [(Some("h1"), "broker-a@h1"), (Some("h2"), "broker-a@h2"), (None, "broker-a")] {
+            let attributes = About::new(&names, host).resource.attributes;
+            assert!(attributes.contains(&text("service.instance.id", instance)), "{attributes:?}");
+            assert_eq!(attributes.iter().any(|attribute| attribute.key == "host.name"), host.is_some());
+        }
+    }
 }

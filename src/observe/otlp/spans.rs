@@ -3,7 +3,7 @@
 
 use prost::Message as _;
 
-use super::{About, MESSAGE_BYTES_MAX, nanos, text, whole};
+use super::{About, MESSAGE_BYTES_MAX, text, whole};
 use crate::{
     observe::trace::{Context, Failure, Outcome, Span},
     proto::opentelemetry::proto::{
@@ -25,6 +25,9 @@ const FRAME: usize = 16;
 /// gRPC's codes that are the server's fault, as OpenTelemetry counts them: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED,
 /// INTERNAL, UNAVAILABLE, DATA_LOSS.
 const FAULTS: [i32; 6] = [2, 4, 12, 13, 14, 15];
+
+/// gRPC's code for a call that its client gave up.
+const CANCELLED: i64 = 1;
 
 /// Messages of all these spans, each with how many it has.
 pub fn requests(about: &About, spans: Vec<Span>) -> Vec<(ExportTraceServiceRequest, u64)> {
@@ -55,7 +58,7 @@ fn request(about: &About, spans: Vec<wire::Span>) -> (ExportTraceServiceRequest,
 }
 
 fn convert(span: Span) -> wire::Span {
-    let start = nanos(span.started_at);
+    let start = span.started_at;
     let took = u64::try_from(span.took.as_nanos()).unwrap_or(u64::MAX);
     let flags = u32::from(span.context.flags);
     wire::Span {
@@ -109,7 +112,7 @@ fn attributes(span: &Span) -> Vec<KeyValue> {
     }
     all.extend(notes.messages.map(|n| whole("messaging.batch.message_count", i64::try_from(n).unwrap_or(i64::MAX))));
     match span.outcome {
-        Outcome::Aborted => all.push(text("error.type", "aborted")),
+        Outcome::Aborted => all.push(whole("rpc.grpc.status_code", CANCELLED)),
         Outcome::Grpc(code) => {
             all.push(whole("rpc.grpc.status_code", code.into()));
             all.push(text("error.type", code.to_string()));
@@ -129,7 +132,8 @@ fn attributes(span: &Span) -> Vec<KeyValue> {
 /// An error is what the server should have done and did not; what it rightly refuses is none of its span's.
 fn status(outcome: Outcome) -> Status {
     let is_error = match outcome {
-        Outcome::Aborted => true,
+        // A client may leave: a long poll that nobody waits for any more is no error of anybody's.
+        Outcome::Aborted => false,
         Outcome::Grpc(code) => FAULTS.contains(&code),
         Outcome::Answered { failure, .. } => failure == Failure::Fault,
     };
@@ -142,12 +146,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{
-        observe::{
-            metrics::Names,
-            trace::{Method, Notes},
-        },
-        types::Timestamp,
+    use crate::observe::{
+        metrics::Names,
+        trace::{Method, Notes},
     };
 
     fn span(outcome: Outcome) -> Span {
@@ -157,7 +158,7 @@ mod tests {
             parent: Some([3; 8]),
             state: "a=1".into(),
             method: Method { name: "ReceiveMessage", operation: Some(("receive", "receive")) },
-            started_at: Timestamp::from_millis(1000),
+            started_at: 1_000_000_001,
             took: Duration::from_micros(1500),
             notes: Notes { topic: "orders".into(), messages: Some(2), links: vec![context], ..Notes::default() },
             outcome,
@@ -169,7 +170,7 @@ mod tests {
         let told = convert(span(Outcome::Answered { code: 40402, name: "TOPIC_NOT_FOUND", failure: Failure::Refused }));
         assert_eq!(told.name, "apache.rocketmq.v2.MessagingService/ReceiveMessage");
         assert_eq!((&told.parent_span_id[..], told.flags, told.kind()), (&[3; 8][..], 0x301, SpanKind::Server));
-        assert_eq!((told.start_time_unix_nano, told.end_time_unix_nano), (1_000_000_000, 1_001_500_000));
+        assert_eq!((told.start_time_unix_nano, told.end_time_unix_nano), (1_000_000_001, 1_001_500_001));
         assert_eq!((told.links[0].span_id.len(), &*told.trace_state), (8, "a=1"));
         for attribute in [
             text("messaging.destination.name", "orders"),
@@ -193,15 +194,22 @@ mod tests {
             (answered(Failure::Fault), true),
             (Outcome::Grpc(3), false),
             (Outcome::Grpc(13), true),
-            (Outcome::Aborted, true),
+            (Outcome::Aborted, false),
         ] {
             assert_eq!(status(outcome).code() == StatusCode::Error, is_error, "{outcome:?}");
         }
     }
 
     #[test]
+    fn a_client_that_left_cancelled_its_call() {
+        let told = convert(span(Outcome::Aborted));
+        assert!(told.attributes.contains(&whole("rpc.grpc.status_code", 1)));
+        assert!(!told.attributes.iter().any(|attribute| attribute.key == "error.type"));
+    }
+
+    #[test]
     fn many_spans_go_in_several_messages_of_a_bounded_size_and_none_is_lost() {
-        let about = About::new(&Names::default());
+        let about = About::new(&Names::default(), None);
         let mut large = span(Outcome::Aborted);
         large.notes.links = vec![large.context; 128];
         let requests = requests(&about, vec![large; 1000]);

@@ -94,7 +94,7 @@ fn hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
 
 /// A number that nobody has had before, and never 0: for ids and for lots, not for secrets. It takes a nanosecond: a counter
 /// of this thread's, which begins anywhere, mixed (SplitMix64).
-pub(super) fn random() -> u64 {
+pub fn random() -> u64 {
     thread_local!(static STATE: Cell<u64> = Cell::new(RandomState::new().hash_one(0u8)));
     let state = STATE.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
     STATE.set(state);

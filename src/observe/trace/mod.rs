@@ -13,7 +13,7 @@ use http::HeaderMap;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-pub use context::Context;
+pub use context::{Context, random};
 pub use span::{Failure, Method, Notes, Outcome, Span, cut};
 
 use crate::{
@@ -60,7 +60,7 @@ impl Tracer {
             parent: parent.map(|parent| parent.span),
             state: parent.map(|_| context::state_of_call(headers)).unwrap_or_default(),
             method,
-            started_at: self.inner.clock.wall(),
+            started_at: self.inner.clock.wall_nanos(),
             took: Duration::ZERO,
             notes: Notes::default(),
             outcome: Outcome::default(),

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::context::Context;
-use crate::types::Timestamp;
 
 /// Spans that one is linked to at most; further ones are counted.
 const LINKS_MAX: usize = 128;
@@ -28,7 +27,8 @@ pub struct Span {
     /// `tracestate`.
     pub state: String,
     pub method: Method,
-    pub started_at: Timestamp,
+    /// In nanoseconds since 1970, so that the spans of calls that follow each other stand in their order.
+    pub started_at: u64,
     pub took: Duration,
     pub notes: Notes,
     pub outcome: Outcome,
@@ -68,7 +68,7 @@ pub fn cut(text: &str) -> String {
 /// How a call ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Outcome {
-    /// Without an answer of its own: the client left, or it panicked.
+    /// Without an answer: the client left. (A handler that panics is answered for.)
     #[default]
     Aborted,
     /// By a gRPC status other than OK.

@@ -18,7 +18,7 @@ use tonic::codegen::StdError;
 use tower::Service;
 
 use crate::{
-    observe::trace::{Notes, OpenSpan},
+    observe::trace::{Notes, OpenSpan, Outcome},
     proto::v2::Code,
     types::Deadline,
 };
@@ -359,6 +359,19 @@ impl<F> Limited<F> {
     }
 }
 
+/// Ends the span of a call whose handler panics as it is answered, from outside: with INTERNAL.
+struct Fallen<'a>(Option<&'a OpenSpan>);
+
+impl Drop for Fallen<'_> {
+    fn drop(&mut self) {
+        if let Some(span) = self.0
+            && std::thread::panicking()
+        {
+            span.answered(Outcome::Grpc(tonic::Code::Internal as i32));
+        }
+    }
+}
+
 impl<F> Future for Limited<F>
 where
     F: Future<Output = Result<http::Response<tonic::body::Body>, Infallible>> + Unpin,
@@ -369,6 +382,7 @@ where
         let this = &mut *self;
         let mut response = None;
         if let Some(inner) = &mut this.inner {
+            let _told = Fallen(this.permit.span.as_deref());
             let Poll::Ready(Ok(answered)) = Pin::new(inner).poll(cx) else { return Poll::Pending };
             response = Some(answered);
         }

@@ -32,8 +32,13 @@ use writer::{Pending, Writer, read_entry, read_header};
 
 /// Keys that wait in memory at most: 8 MiB.
 pub(super) const PENDING_MAX: usize = 1 << 18;
-/// Entries that one query looks at in one file at most.
-const CHAIN_MAX: u32 = 100_000;
+/// Entries that one query looks at in one file at most: a few milliseconds, in which nobody else has the index.
+#[cfg(not(test))]
+const CHAIN_MAX: u32 = 16_384;
+#[cfg(test)]
+const CHAIN_MAX: u32 = 16;
+/// Entries that are looked at for one of a slot near to a place.
+const BACK_MAX: usize = 4096;
 
 /// A key of a record: its `UNIQ_KEY`, or one of its `KEYS`.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +47,15 @@ pub(super) struct Key<'a> {
     pub key: &'a str,
     pub physical: PhysicalOffset,
     pub stored_at: Timestamp,
+}
+
+/// What a query found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Places {
+    /// Newest first.
+    pub found: Vec<PhysicalOffset>,
+    /// It looked no further than this; another one may go on from here.
+    pub cut_at: Option<PhysicalOffset>,
 }
 
 /// There is no room for more keys; flush, or read them from the log later.
@@ -340,15 +354,16 @@ impl Index {
         Ok(())
     }
 
-    /// Where records with this key, a store time in `window` and a place before `below` may lie, newest first, at most
-    /// `max`. Only hashes are compared, and times by the second: the caller checks topic, key and time of the records.
+    /// Where records with this key, a store time in `window` and a place before `below` may lie, at most `max`. Only hashes
+    /// are compared, and times by the second: the caller checks topic, key and time of the records. Times are of use only
+    /// while the clock was never set back.
     pub fn query(
         &self,
         (topic, key): (&str, &str),
         window: RangeInclusive<Timestamp>,
         below: PhysicalOffset,
         max: usize,
-    ) -> Result<Vec<PhysicalOffset>, Error> {
+    ) -> Result<Places, Error> {
         let mut inner = self.inner.lock();
         inner.check()?;
         let result = self.repair(&mut inner);
@@ -358,12 +373,13 @@ impl Index {
         let below = below.get();
         let is_it = |p: &&Pending| p.hash == hash && p.physical < below && window.contains(&p.stored_at);
         let waiting = inner.pending.iter().rev().filter(is_it);
-        let mut found: Vec<PhysicalOffset> = waiting.take(max).map(|p| PhysicalOffset::new(p.physical)).collect();
-        let mut search = Search { hash, window, below, max, found: &mut found };
+        let found = waiting.take(max).map(|p| PhysicalOffset::new(p.physical)).collect();
+        let slot = self.shape.slot_of(hash);
+        let mut search = Search { hash, slot, shape: self.shape, window, below, max, found, cut_at: None };
         if let Some(writer) = &mut inner.writer {
             let (path, header) = (writer.path.clone(), writer.header);
-            let first = writer.first_of(hash).map_err(Error::reading(&path))?;
-            search.follow(header, first, |number| writer.entry(number)).map_err(Error::reading(&path))?;
+            let newest = writer.first_of(hash).map_err(Error::reading(&path))?;
+            search.follow(header, newest, |number| writer.entry(number)).map_err(Error::reading(&path))?;
         }
         for full in inner.full.iter().rev() {
             if !search.wants(&full.header) {
@@ -373,13 +389,13 @@ impl Index {
             let mut in_file = || -> io::Result<()> {
                 let file = self.disk.open(&path, Open::Read)?;
                 let mut first = [0; 4];
-                file.read_into(self.shape.slot_at(self.shape.slot_of(hash)), &mut first)?;
-                let first = u32::from_be_bytes(first);
-                search.follow(full.header, first, |number| read_entry(&*file, self.shape, number))
+                file.read_into(self.shape.slot_at(slot), &mut first)?;
+                let newest = u32::from_be_bytes(first);
+                search.follow(full.header, newest, |number| read_entry(&*file, self.shape, number))
             };
             in_file().map_err(Error::reading(&path))?;
         }
-        Ok(found)
+        Ok(Places { found: search.found, cut_at: search.cut_at.map(PhysicalOffset::new) })
     }
 
     /// Removes files whose records all lie before the log's beginning. The one being written stays.
@@ -410,37 +426,59 @@ impl Inner {
     }
 }
 
-struct Search<'a> {
+struct Search {
     hash: u32,
+    slot: u32,
+    shape: Shape,
     window: RangeInclusive<Timestamp>,
     below: u64,
     max: usize,
-    found: &'a mut Vec<PhysicalOffset>,
+    found: Vec<PhysicalOffset>,
+    cut_at: Option<u64>,
 }
 
-impl Search<'_> {
+impl Search {
     /// Whether a file with this header may have more.
     fn wants(&self, header: &Header) -> bool {
         let (begin, end) = (self.window.start().as_millis(), self.window.end().as_millis());
         let may_have = header.begin_time <= end && header.end_time >= begin && header.begin < self.below;
-        may_have && self.found.len() < self.max
+        may_have && self.found.len() < self.max && self.cut_at.is_none()
+    }
+
+    /// The entry of the slot to begin with: the newest, or if what is sought lies further back one near to it. A slot that has
+    /// none there has few.
+    fn first(&self, header: &Header, newest: u32, entry: &mut impl FnMut(u32) -> io::Result<Entry>) -> io::Result<u32> {
+        if !(header.begin..=header.end).contains(&self.below) {
+            return Ok(newest);
+        }
+        let (mut low, mut high) = (1, header.next);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if entry(middle)?.physical < self.below { low = middle + 1 } else { high = middle }
+        }
+        for number in (1..low).rev().take(BACK_MAX) {
+            if self.shape.slot_of(entry(number)?.hash) == self.slot {
+                return Ok(number);
+            }
+        }
+        Ok(newest)
     }
 
     /// Follows the entries of one slot, newest first.
     fn follow(
         &mut self,
         header: Header,
-        first: u32,
+        newest: u32,
         mut entry: impl FnMut(u32) -> io::Result<Entry>,
     ) -> io::Result<()> {
         if !self.wants(&header) {
             return Ok(());
         }
         let (begin, end) = (self.window.start().as_millis(), self.window.end().as_millis());
-        let mut number = first;
+        let mut number = self.first(&header, newest, &mut entry)?;
         let mut hops = 0;
         // Numbers fall along a chain, so a damaged one ends too.
-        while number > 0 && number < header.next && self.found.len() < self.max && hops < CHAIN_MAX {
+        while number > 0 && number < header.next && self.found.len() < self.max {
             let Entry { hash, physical, time_diff, before } = entry(number)?;
             let earliest = header.latest(time_diff) - 999;
             let in_time = earliest <= end && header.latest(time_diff) >= begin;
@@ -451,6 +489,10 @@ impl Search<'_> {
                 break;
             }
             (number, hops) = (before, hops + 1);
+            if hops >= CHAIN_MAX && physical < self.below {
+                self.cut_at = Some(physical);
+                break;
+            }
         }
         Ok(())
     }

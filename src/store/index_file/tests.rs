@@ -34,8 +34,14 @@ fn insert(index: &Index, key: &str, physical: u64) {
 }
 
 fn find(index: &Index, key: &str) -> Vec<u64> {
-    let found = index.query(("t", key), time_at(0)..=time_at(1 << 40), PhysicalOffset::MAX, 1000).unwrap();
-    found.into_iter().map(PhysicalOffset::get).collect()
+    let (mut below, mut all) = (PhysicalOffset::MAX, Vec::new());
+    loop {
+        let places = index.query(("t", key), time_at(0)..=time_at(1 << 40), below, 1000).unwrap();
+        all.extend(places.found.into_iter().map(PhysicalOffset::get));
+        let Some(at) = places.cut_at else { return all };
+        assert!(at < below, "it goes on");
+        below = at;
+    }
 }
 
 fn names(disk: &SimDisk) -> Vec<String> {
@@ -87,7 +93,7 @@ fn keys_are_found_newest_first_before_and_after_they_are_written() {
     assert_eq!(find(&index, "even"), even);
     index.flush(position(1000)).unwrap();
     assert_eq!(find(&index, "even"), even);
-    let query = |topic, below, max| index.query((topic, "even"), time_at(0)..=time_at(5000), below, max).unwrap();
+    let query = |topic, below, max| index.query((topic, "even"), time_at(0)..=time_at(5000), below, max).unwrap().found;
     assert_eq!(query("t", PhysicalOffset::MAX, 2), [position(800), position(600)]);
     assert_eq!(query("t", position(600), 2), [position(400), position(200)]);
     assert_eq!(query("t", position(601), 1), [position(600)]);
@@ -101,7 +107,7 @@ fn a_window_of_time_narrows_what_is_found() {
     let (index, _) = open(&disk, 0);
     (0..10).for_each(|i| insert(&index, "k", i * 10_000));
     let any = PhysicalOffset::MAX;
-    let query = |from, to| index.query(("t", "k"), time_at(from)..=time_at(to), any, 100).unwrap().len();
+    let query = |from, to| index.query(("t", "k"), time_at(from)..=time_at(to), any, 100).unwrap().found.len();
     assert_eq!(query(20_000, 50_000), 4);
     index.flush(position(50_000)).unwrap();
     assert_eq!(query(20_000, 50_000), 4);
@@ -348,4 +354,25 @@ fn after_any_crash_every_key_is_found_once() {
         index.flush(position(end)).unwrap();
         check(&index, end, &format!("seed {seed}, written"));
     }
+}
+
+#[test]
+fn a_long_row_of_one_slot_is_searched_in_pieces_to_its_end() {
+    let disk = new_disk();
+    let shape = Shape { slots: 1, entries: 200 };
+    let (index, _) = Index::open(Arc::new(disk), Path::new("/s"), shape, start(0)).unwrap();
+    // In three files and in memory; every third record has the key, and one other that shares its slot.
+    for physical in 1..500 {
+        insert(&index, if physical % 3 == 0 { "k" } else { "other" }, physical);
+        insert(&index, &format!("u{physical}"), physical);
+        if physical % 100 == 0 && physical < 450 {
+            index.flush(position(physical)).unwrap();
+        }
+    }
+    let all: Vec<u64> = (1..500).rev().filter(|n| n % 3 == 0).collect();
+    assert_eq!(find(&index, "k"), all);
+    let page = |below, max| index.query(("t", "k"), time_at(0)..=time_at(1 << 40), position(below), max).unwrap();
+    let one = page(300, 1);
+    assert_eq!(one, Places { found: vec![position(297)], cut_at: None }, "it begins where the last one ended");
+    assert!(page(3, 1000).found.is_empty());
 }

@@ -43,7 +43,7 @@ fn faults_are_one_line_each_and_exit_with_1() {
     let text = stderr(&output);
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(lines.len(), 2, "{text}");
-    assert!(lines[0].contains("flushDiskTyp=SYNC_FLUSH is not a setting; did you mean flushDiskType?"), "{text}");
+    assert!(lines[0].contains("flushDiskTyp is not a setting; did you mean flushDiskType?"), "{text}");
     assert!(lines[1].contains("fileReservedTime=soon is not a time"), "{text}");
 }
 

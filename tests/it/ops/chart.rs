@@ -177,6 +177,10 @@ fn a_value_that_the_chart_does_not_know_is_refused() {
         "advertisedAddress=mq.example.com",
         "otlp.metrics.target=collector:4317",
         "otlp.traces.sampleRatio=2",
+        "otlp.traces.sampleRatio=1.5",
+        "otlp.traces.sampleRatio=-0.1",
+        "otlp.traces.sampleRatio=half",
+        "otlp.port=4317",
         "config.tracesGrpcExporterTarget=http://x",
     ] {
         let said = template(&tools, &["--set", set]);
@@ -317,6 +321,36 @@ fn a_collector_is_configured_and_the_network_policy_lets_the_server_reach_it_and
     assert_eq!(egress[0]["ports"][0]["port"], 53);
     assert_eq!(egress[1]["ports"], json!([{ "port": 4317, "protocol": "TCP" }]));
     assert!(egress[1]["to"][0]["namespaceSelector"].is_object() && egress[2].is_null(), "{egress}");
+}
+
+#[test]
+fn the_network_policy_opens_the_ports_that_the_targets_name() {
+    let Some(tools) = tools() else { return };
+    for (metrics, traces, ports) in [
+        ("http://a:4318", "", &[4318][..]),
+        ("http://a:4318", "https://b:5000", &[4318, 5000]),
+        ("https://a", "http://[::1]:4317", &[4317]),
+        ("http://[fd00::1]", "", &[4317]),
+    ] {
+        let sets = [format!("otlp.metrics.target={metrics}"), format!("otlp.traces.target={traces}")];
+        let objects = render(&tools, &["--set", &sets[0], "--set", &sets[1]]);
+        let egress = &of_kind(&objects, "NetworkPolicy")[0]["spec"]["egress"][1];
+        let ports: Vec<_> = ports.iter().map(|port| json!({ "port": port, "protocol": "TCP" })).collect();
+        assert_eq!(egress["ports"], json!(ports), "{sets:?}");
+    }
+}
+
+#[test]
+fn the_share_of_traced_calls_is_a_number_or_a_text_and_reaches_the_server_whole() {
+    let Some(tools) = tools() else { return };
+    for (how, ratio) in
+        [("--set", "0.05"), ("--set-json", "0.05"), ("--set-string", "0.05"), ("--set-json", "1"), ("--set", "0")]
+    {
+        let share = format!("otlp.traces.sampleRatio={ratio}");
+        let objects = render(&tools, &["--set", "otlp.traces.target=http://a:1", how, &share]);
+        let settings = of_kind(&objects, "ConfigMap")[0]["data"]["ferromq.yaml"].as_str().expect("settings");
+        assert!(settings.contains(&format!("tracesSampleRatio: \"{ratio}\"")), "{how} {share}: {settings}");
+    }
 }
 
 #[test]

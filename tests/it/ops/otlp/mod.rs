@@ -158,6 +158,8 @@ fn metrics_arrive_with_the_names_labels_and_numbers_of_the_page() {
     let about = |key: &str| attribute(&resource.attributes, key);
     assert_eq!(about("service.name").as_deref(), Some("ferromq"));
     assert_eq!(about("service.version").as_deref(), Some(env!("CARGO_PKG_VERSION")));
+    let host = about("host.name").expect("a host");
+    assert_eq!(about("service.instance.id"), Some(format!("broker-a@{host}")));
     assert_eq!((about("cluster").as_deref(), about("node_id").as_deref()), (Some("DefaultCluster"), Some("broker-a")));
 }
 
