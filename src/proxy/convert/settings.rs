@@ -1,6 +1,6 @@
 //! Telemetry: what a client says about itself, checked, and what it is told back.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use crate::{
     broker::{Group, RetryPolicy, Role},
@@ -104,11 +104,27 @@ pub struct Decided<'a> {
     pub polling: &'a Polling,
     /// The consumer's group; `None` when it does not exist and may not be made.
     pub group: Option<&'a Group>,
+    /// Whether the client reads a customized back-off. One that passes it over takes its messages to have one attempt, and
+    /// has those that fail in a FIFO group dead-lettered at once.
+    pub reads_customized: bool,
     /// `retryMaxTimes` where there is no group.
     pub retry_max_times: u32,
     /// `liteSubscriptionQuota` and `maxLiteTopicSize`.
     pub lite_subscription_quota: usize,
     pub lite_name_max: usize,
+}
+
+impl Decided<'_> {
+    /// The policy in a form that the client reads: from its first delay to its last, each twice the one before.
+    fn readable(&self, policy: &RetryPolicy) -> RetryPolicy {
+        match policy {
+            RetryPolicy::Customized(delays) if !self.reads_customized => {
+                let at = |delay: Option<&Duration>| delay.copied().unwrap_or_default();
+                RetryPolicy::Exponential { initial: at(delays.first()), max: at(delays.last()), multiplier: 2.0 }
+            }
+            other => other.clone(),
+        }
+    }
 }
 
 /// The client's own settings with the server's values in them: what every client type waits for before it starts.
@@ -134,14 +150,15 @@ pub fn merged(mut settings: v2::Settings, decided: &Decided<'_>) -> v2::Settings
                 subscription.fifo = Some(group.fifo);
                 subscription.receive_batch_size = Some(batch);
                 subscription.long_polling_timeout = Some(polling);
-                settings.backoff_policy = Some(policy(group.max_attempts(), &group.retry_policy));
+                let of_group = decided.readable(&group.retry_policy);
+                settings.backoff_policy = Some(policy(group.max_attempts(), &of_group));
             } else {
                 subscription.fifo.get_or_insert(false);
                 subscription.receive_batch_size.get_or_insert(batch);
                 subscription.long_polling_timeout.get_or_insert(polling);
                 if settings.backoff_policy.as_ref().is_none_or(|p| p.strategy.is_none()) {
                     let attempts = decided.retry_max_times.saturating_add(1);
-                    settings.backoff_policy = Some(policy(attempts, &RetryPolicy::apache()));
+                    settings.backoff_policy = Some(policy(attempts, &decided.readable(&RetryPolicy::apache())));
                 }
             }
         }

@@ -153,6 +153,7 @@ async fn learn(front: &Front, call: &Call, peer: IpAddr, settings: v2::Settings)
         producer: &front.config.producer,
         polling: &front.config.polling,
         group: group.as_deref(),
+        reads_customized: call.language != Language::NodeJs,
         retry_max_times: broker.retry_max_times,
         lite_subscription_quota: broker.lite_subscription_quota,
         lite_name_max: broker.lite_name_max,

@@ -60,7 +60,7 @@ impl Client {
     pub fn dials_ipv6(self) -> bool {
         !matches!(self, Self::Node | Self::Python)
     }
-    /// Node.js does not know the customized back-off and asks for its failed messages at once.
+    /// Node.js takes the seconds of a back-off for milliseconds.
     pub fn waits_before_it_retries(self) -> bool {
         self != Self::Node
     }

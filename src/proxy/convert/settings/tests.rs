@@ -33,6 +33,7 @@ fn merge(settings: v2::Settings, group: Option<&Group>) -> v2::Settings {
         producer: &config.producer,
         polling: &config.polling,
         group,
+        reads_customized: true,
         retry_max_times: 16,
         lite_subscription_quota: 2000,
         lite_name_max: 64,
@@ -189,4 +190,26 @@ fn client_properties_keep_to_the_contract() {
     ] {
         assert_eq!(role(&illegal).unwrap_err().code, Code::InvalidClientProperties);
     }
+}
+
+#[test]
+fn who_does_not_read_a_customized_back_off_is_told_another_with_as_many_attempts() {
+    let config = Config::default();
+    let seconds = |n| Duration::from_secs(n);
+    let group = group(RetryPolicy::Customized(vec![seconds(1), seconds(5), seconds(60)]));
+    let decided = Decided {
+        body_max: 4 << 20,
+        check_message_type: true,
+        producer: &config.producer,
+        polling: &config.polling,
+        group: Some(&group),
+        reads_customized: false,
+        retry_max_times: 16,
+        lite_subscription_quota: 2000,
+        lite_name_max: 64,
+    };
+    let told = merged(consumer(v2::ClientType::PushConsumer), &decided).backoff_policy.unwrap();
+    let Some(Strategy::ExponentialBackoff(backoff)) = told.strategy else { panic!("{told:?}") };
+    assert_eq!((told.max_attempts, backoff.multiplier), (4, 2.0));
+    assert_eq!((backoff.initial.unwrap().seconds, backoff.max.unwrap().seconds), (1, 60));
 }
