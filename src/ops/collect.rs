@@ -296,7 +296,7 @@ mod tests {
             let line = page.lines().find(|line| line.starts_with(name) && line.contains(group))?;
             line.rsplit_once(' ')?.1.parse::<u64>().ok()
         };
-        assert_eq!(of("ferromq_filtered_messages_total{", "consumer_group=\"h\""), Some(2));
+        assert_eq!(of("ferromq_filtered_messages_total{", "consumer_group=\"h\""), Some(3));
         let bytes = of("rocketmq_message_size_sum{", "topic=\"T\"");
         assert!(bytes.is_some());
         assert_eq!(of("ferromq_filtered_bytes_total{", "consumer_group=\"h\""), bytes);

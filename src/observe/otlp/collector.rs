@@ -344,7 +344,9 @@ mod tests {
         }
         assert!((5..=10).contains(&lines), "{lines} in ten minutes");
         clock.advance(LINE_EVERY);
-        collector.is_news(Standing::Fails);
+        collector.is_news(Standing::Takes);
+        clock.advance(LINE_EVERY);
+        assert!(collector.is_news(Standing::Fails));
         assert!(!collector.is_news(Standing::Takes), "it was told a moment ago");
         clock.advance(LINE_EVERY);
         assert!(collector.is_news(Standing::Takes), "it still is so");
