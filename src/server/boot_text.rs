@@ -110,7 +110,15 @@ fn next(config: &Config) -> String {
         (TlsMode::Enforcing, Some(_)) => " --tls",
     };
     let (ferromq, to) = (program(), endpoint + tls);
-    format!("{ferromq} produce TopicTest hello{to} && {ferromq} consume TopicTest --group test{to}")
+    let admin = match config.server.admin_listen {
+        admin if admin.port() == 8083 => String::new(),
+        admin => format!(" --admin {}", SocketAddr::from(([127, 0, 0, 1], admin.port()))),
+    };
+    // Where they do not make themselves.
+    let made = |is_auto: bool, what: &str| if is_auto { String::new() } else { format!("{ferromq} {what}{admin} && ") };
+    let topic = made(config.broker.auto_create_topic, "topic create TopicTest");
+    let group = made(config.broker.auto_create_group, "group create test");
+    format!("{topic}{group}{ferromq} produce TopicTest hello{to} && {ferromq} consume TopicTest --group test{to}")
 }
 
 #[cfg(test)]
@@ -142,6 +150,13 @@ mod tests {
         }
         assert!(text.ends_with("\nrocketmq-proxy startup successfully\n"));
         assert!(!text.contains("/./"));
+    }
+
+    #[test]
+    fn where_nothing_makes_itself_the_first_commands_make_it() {
+        let text = boot(&["autoCreateTopicEnable=false", "autoCreateSubscriptionGroup=false", "adminServerPort=9"]);
+        let made = ["topic create TopicTest --admin 127.0.0.1:9 && ", "group create test --admin 127.0.0.1:9 && "];
+        assert!(made.iter().all(|command| text.contains(command)), "{text}");
     }
 
     #[test]
