@@ -283,7 +283,12 @@ impl Layers {
                 Err(why) => self.faults.push(Fault { origin, key: key.name.into(), value: Some(value), why }),
             }
         }
-        self.faults.extend(cross_check(&config, &settings));
+        let mut crossed = cross_check(&config, &settings);
+        // A target that is wrong is not one that is missing.
+        if self.faults.iter().any(|fault| fault.key == "metricsGrpcExporterTarget") {
+            crossed.retain(|fault| fault.key != "metricsExporterType");
+        }
+        self.faults.extend(crossed);
         if !self.faults.is_empty() {
             return Err(Error::Faults(self.faults));
         }

@@ -122,20 +122,24 @@ pub fn all() -> impl Iterator<Item = &'static Key> {
 
 const HIDDEN: &str = "(hidden)";
 
-/// What people are shown of a value: nothing of those that may be passwords, and of an address no user.
+/// What people are shown of a value: nothing of those that may be passwords, and of an address no user and no path.
 pub fn shown<'a>(key: &str, value: &'a str) -> Cow<'a, str> {
     const SECRET: [&str; 3] = ["header", "password", "secret"];
     let folded = environment::folded(key);
     if !value.is_empty() && SECRET.iter().any(|word| folded.contains(word)) {
         return HIDDEN.into();
     }
-    match value.rsplit_once('@') {
-        Some((before, host)) if folded.ends_with("target") => {
-            let scheme = before.find("://").map_or("", |at| &before[..at + 3]);
-            format!("{scheme}{HIDDEN}@{host}").into()
-        }
-        _ => value.into(),
+    if !folded.ends_with("target") {
+        return value.into();
     }
+    let at = value.find("://").map_or(0, |at| at + 3);
+    let (scheme, rest) = value.split_at(at);
+    let (user, rest) = rest.rsplit_once('@').map_or((false, rest), |(_, host)| (true, host));
+    // What lies behind the address may be a key too.
+    let (address, behind) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let user = if user { format!("{HIDDEN}@") } else { String::new() };
+    let behind = if behind.len() > 1 { format!("/{HIDDEN}") } else { behind.to_owned() };
+    format!("{scheme}{user}{address}{behind}").into()
 }
 
 /// What people are shown of a text that should be a key: where somebody wrote `key:value` or `key value`, the key.
@@ -161,6 +165,9 @@ mod tests {
         let target = |value| shown("tracesGrpcExporterTarget", value).into_owned();
         assert_eq!(target("http://user:se@same@collector:1"), "http://(hidden)@collector:1");
         assert_eq!(target("user:sesame@collector"), "(hidden)@collector");
+        assert_eq!(target("http://user:se/same@collector:1/x"), "http://(hidden)@collector:1/(hidden)");
+        assert_eq!(target("https://collector:1?api-key=sesame"), "https://collector:1/(hidden)");
         assert_eq!(target("http://collector:1"), "http://collector:1");
+        assert_eq!(target("http://collector:1/"), "http://collector:1/");
     }
 }
