@@ -164,6 +164,17 @@ impl Happened {
     }
 }
 
+/// That a group's progress was forgotten is said where it had some: the log says it of the group, not of its messages.
+fn forget_strangers(events: &mut Vec<Event>) {
+    let is_forgotten = |event: &Event| event.what == Happened::Forgotten;
+    let place = |event: &Event| {
+        let group = event.group.as_ref().map(GroupName::whole);
+        (group, event.topic.clone(), event.queue, event.offset)
+    };
+    let known: BTreeSet<_> = events.iter().filter(|event| !is_forgotten(event)).map(place).collect();
+    events.retain(|event| !is_forgotten(event) || event.group.is_none() || known.contains(&place(event)));
+}
+
 impl Broker {
     /// Remembers what a client was seen to do.
     pub fn seen(&self, sighting: Sighting) {
@@ -200,6 +211,7 @@ impl Broker {
             }
         }
         self.add_sightings(&mut events, &places);
+        forget_strangers(&mut events);
         events.sort_by_key(|event| (event.at, event.what.turn()));
         let standings = copies.iter().filter(|copy| copy.kind.is_consumed()).flat_map(|copy| self.standings(copy));
         let standings = standings.collect();

@@ -400,6 +400,19 @@ async fn after_a_crash_the_log_still_tells_and_what_only_memory_knew_is_said_to_
 }
 
 #[tokio::test]
+async fn that_a_group_is_forgotten_is_told_of_what_it_consumed_alone() {
+    let world = World::new();
+    world.send("a", MessageType::Normal, None).await;
+    world.send("b", MessageType::Normal, None).await;
+    let taken = world.take().await;
+    world.ack(&taken).await;
+    world.broker.delete_group(&group("g")).unwrap();
+    world.committed();
+    let forgotten = |id: &str| happened(&world.story(id)).contains(&&Happened::Forgotten);
+    assert_eq!((forgotten("a"), forgotten("b")), (true, false));
+}
+
+#[tokio::test]
 async fn a_reset_and_a_forgotten_subscription_are_told() {
     let world = World::new();
     world.send("a", MessageType::Normal, None).await;
