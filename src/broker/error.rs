@@ -47,7 +47,7 @@ pub enum ProduceError {
     LiteFull { messages: usize, max: usize },
     #[error("the body has {size} bytes, maxMessageSize is {max}")]
     BodyTooLarge { size: usize, max: usize },
-    #[error("the delivery time is {} ms ahead, the most is {} ms; raise timerMaxDelaySec and maxDelayTimeMills", .ahead.as_millis(), .max.as_millis())]
+    #[error("the delivery time is {} ms ahead, the most is {} ms; raise timerMaxDelaySec and maxDelayTimeMills, to 400 days at most", .ahead.as_millis(), .max.as_millis())]
     DelayTooLong { ahead: Duration, max: Duration },
     #[error("the property {key} is {value:?}, which is no number")]
     NoTime { key: &'static str, value: String },

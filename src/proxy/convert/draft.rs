@@ -162,7 +162,7 @@ fn check_system(system: &v2::SystemProperties, rules: &Rules<'_>) -> Result<(), 
         let ahead = due.since(rules.now);
         if ahead > max {
             let (ahead, max) = (ahead.as_millis(), max.as_millis());
-            let cure = "raise timerMaxDelaySec and maxDelayTimeMills";
+            let cure = "raise timerMaxDelaySec and maxDelayTimeMills, to 400 days at most";
             let text = format!("the delivery time is {ahead} ms ahead, the most is {max} ms; {cure}");
             return Err(Refusal::new(Code::IllegalDeliveryTime, text));
         }
