@@ -13,8 +13,9 @@ use crate::{
 
 use super::{
     Broker, Delivery, Filter, Pages, QueueBook, Subscription, Take, TakeError,
+    batch::{Batch, Booked},
     lines::LineId,
-    take::{BATCH_MAX, Batch, Booked, Walk},
+    take::{BATCH_MAX, Walk},
 };
 use crate::broker::{Group, long_poll::Cause};
 

@@ -9,9 +9,10 @@ use parking_lot::MutexGuard;
 
 use super::{
     Broker, Pages, QueueBook, Receipt, Subscription, Topic, What,
+    batch::{Batch, Booked},
     book::Head,
     settle_record::LaneAt,
-    take::{BATCH_BYTES_MAX, Batch, Booked, Walk},
+    take::{BATCH_BYTES_MAX, Walk},
 };
 use crate::{
     broker::{

@@ -3,7 +3,8 @@
 //!
 //! - [`book`]: what is so about each message of a queue for a group; plain data.
 //! - [`subscription`]: the table of books and the order of locks; [`schedule`]: which book needs looking after when.
-//! - [`take`]: choose, book, read, or park until there is something ([`long_poll`](super::long_poll)).
+//! - [`take`]: choose, book, read, or park until there is something ([`long_poll`](super::long_poll)); [`batch`]: what is
+//!   booked meanwhile.
 //! - [`reset`]: a group goes on from elsewhere.
 //! - [`settle`]: ack, change of the invisible time, renewal; [`dead_letter`]: the way out after the last attempt.
 //! - [`revive`]: leases that run out; [`bury`]: what had its attempts moves to the dead-letter topic.
@@ -26,6 +27,7 @@
 mod apache;
 mod attempts;
 mod awaited;
+mod batch;
 mod book;
 mod bury;
 mod codec;

@@ -4,12 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     store::{Entry, ReadError},
-    types::{Deadline, PhysicalOffset, QueueOffset, StoredMessage},
+    types::{Deadline, PhysicalOffset, StoredMessage},
 };
 
 use super::{
-    Book, Broker, Delivery, Filter, Pages, QueueBook, Receipt, Subscription, Take, TakeError, book::Logged,
-    in_order::Learnt, lanes::FeedsOthers, receipt::Terms,
+    Book, Broker, Delivery, Filter, Pages, QueueBook, Subscription, Take, TakeError,
+    batch::{Batch, Booked},
+    in_order::Learnt,
+    lanes::FeedsOthers,
 };
 use crate::broker::{
     Group,
@@ -27,37 +29,6 @@ const SCAN_MAX: usize = 8192;
 const SCAN_CHUNK: usize = 256;
 /// How long a message waits after it could not be read because the device failed.
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
-
-/// A message that is booked and not yet in the hands of a consumer.
-pub(super) struct Booked {
-    /// Index in the subscription's books.
-    pub book: usize,
-    pub offset: QueueOffset,
-    pub attempt: u32,
-    pub nonce: u32,
-    pub physical: PhysicalOffset,
-    pub size: u32,
-}
-
-/// What one walk over the queues booked. Dropped, it gives back what it still holds.
-pub(super) struct Batch {
-    broker: Broker,
-    subscription: Arc<Subscription>,
-    pub books: Arc<[Arc<QueueBook>]>,
-    pub booked: Vec<Booked>,
-    until: Deadline,
-    /// It ended because the batch was full.
-    more: bool,
-    /// It ended because it had looked at enough for one go.
-    tired: bool,
-}
-
-impl Drop for Batch {
-    fn drop(&mut self) {
-        let booked = std::mem::take(&mut self.booked);
-        self.give_back(booked, Duration::ZERO);
-    }
-}
 
 /// The limits of one walk.
 pub(super) struct Walk<'a> {
@@ -291,76 +262,6 @@ impl Broker {
         let at = places.first().map_or(PhysicalOffset::ZERO, |(at, _)| *at);
         let read = move || places.into_iter().map(|(at, size)| store.message(at, size)).collect();
         self.off_the_runtime(read).await.map_err(|error| ReadError::Io { at, error: Arc::new(error) }.into())
-    }
-}
-
-impl Batch {
-    pub fn of(
-        broker: &Broker,
-        subscription: &Arc<Subscription>,
-        books: &Arc<[Arc<QueueBook>]>,
-        until: Deadline,
-    ) -> Self {
-        let (subscription, books) = (Arc::clone(subscription), Arc::clone(books));
-        Self { broker: broker.clone(), subscription, books, booked: Vec::new(), until, more: false, tired: false }
-    }
-
-    pub fn book(&mut self, booked: Booked) {
-        self.booked.push(booked);
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.booked.is_empty()
-    }
-
-    fn delivery(&self, booked: &Booked, message: StoredMessage) -> Delivery {
-        let run = &self.broker.inner.pop.run;
-        let terms = Terms {
-            run: run.id,
-            queue: self.books[booked.book].queue_id,
-            offset: booked.offset,
-            attempt: booked.attempt,
-            nonce: booked.nonce,
-            until: run.wall_of(self.until),
-        };
-        let owner = &self.subscription.owner;
-        self.broker.inner.meters.delivered(owner, booked.attempt, booked.size);
-        Delivery { message, receipt: Receipt::seal(&owner.topic, &owner.group, terms), attempt: booked.attempt }
-    }
-
-    pub fn pass(&self, passed: &[Booked]) {
-        let (mut moved, now) = (false, self.broker.inner.clock.now());
-        for booked in passed {
-            let book = &self.books[booked.book];
-            let mut pages = book.open();
-            pages.book.pass_delivery(booked.offset, booked.nonce);
-            moved |= pages.book.has_moved();
-            self.broker.close(book, pages, now);
-        }
-        if moved {
-            self.subscription.owner.line.wake(Cause::Any);
-        }
-        if !passed.is_empty() {
-            self.broker.inner.pop.touch();
-        }
-    }
-
-    pub fn give_back(&self, booked: Vec<Booked>, after: Duration) {
-        if booked.is_empty() {
-            return;
-        }
-        let now = self.broker.inner.clock.now();
-        for booked in booked {
-            let book = &self.books[booked.book];
-            let mut pages = book.open();
-            if pages.book.give_back(booked.offset, booked.nonce, now.plus(after)) == Some(Logged::Lease)
-                && !pages.forgotten
-            {
-                self.broker.log_given_back(book, booked.offset, booked.attempt);
-            }
-            self.broker.close(book, pages, now);
-        }
-        self.subscription.owner.line.wake(Cause::Any);
     }
 }
 
