@@ -140,7 +140,7 @@ type arguments struct {
 	endpoint, ca, topic, tag, messageGroup, prefix, declare, group, filter, onMessage string
 	transaction, checker                                                              string
 	tls, keepGoing, sql, recall                                                       bool
-	count, size, batch, checks                                                        int
+	count, size, batch, checks, priority                                              int
 	timeout, startTimeout, delay, invisible, await, linger, endAfter                  int64
 	rate                                                                              float64
 	keys, props, lite                                                                 list
@@ -172,6 +172,7 @@ func parse(cmd string, rest []string) *arguments {
 		s.StringVar(&a.messageGroup, "message-group", "", "")
 		s.StringVar(&a.messageGroup, "fifo", "", "")
 		s.Int64Var(&a.delay, "delay-ms", 0, "")
+		s.IntVar(&a.priority, "priority", -1, "")
 		s.StringVar(&a.prefix, "prefix", "m", "")
 		s.Float64Var(&a.rate, "rate", 0, "")
 		s.StringVar(&a.declare, "topic-declare", "yes", "")
@@ -352,6 +353,11 @@ func produce(a *arguments) {
 			}
 			if len(a.lite) > 0 {
 				m.SetLiteTopic(a.lite[0])
+			}
+			if a.priority >= 0 {
+				if err := m.SetPriority(int32(a.priority)); err != nil {
+					usage(err.Error())
+				}
 			}
 			if a.hasDelay {
 				m.SetDelayTimestamp(time.Now().Add(ms(a.delay)))

@@ -81,7 +81,7 @@ function args() {
     produce: {
       ...common, size: text, tag: text, key: { type: 'string', multiple: true }, prop: { type: 'string', multiple: true },
       'message-group': text, fifo: text, 'delay-ms': text, prefix: text, rate: text, 'topic-declare': text,
-      transaction: text, 'end-after-ms': text, checker: text, checks: text, lite: { type: 'string', multiple: true },
+      transaction: text, 'end-after-ms': text, checker: text, checks: text, priority: text, lite: { type: 'string', multiple: true },
     },
     simple: { ...consumer, batch: text, 'invisible-ms': text, 'await-ms': text },
     push: { ...consumer, 'linger-ms': text, lite: { type: 'string', multiple: true } },
@@ -107,6 +107,7 @@ function args() {
     size: number('size', 0), tag: v.tag, keys: v.key ?? [], props: v.prop ?? [],
     messageGroup: v['message-group'] ?? v.fifo,
     delay: v['delay-ms'] === undefined ? undefined : number('delay-ms'),
+    priority: v.priority === undefined ? undefined : number('priority'),
     prefix: v.prefix ?? 'm', rate: number('rate', 0), declare: (v['topic-declare'] ?? 'yes') === 'yes',
     transaction: v.transaction, endAfter: number('end-after-ms', 0), checker: v.checker, checks: number('checks', 0),
     group: v.group, filter: v.filter ?? '*', sql: v.sql, onMessage: v['on-message'] ?? 'ack',
@@ -208,6 +209,7 @@ async function produce() {
         transaction = a.transaction ? client.beginTransaction() : undefined;
         r = await client.send({
           topic: a.topic, body, tag: a.tag, keys: a.keys, properties, messageGroup: a.messageGroup, liteTopic: a.lite[0],
+          priority: a.priority,
           deliveryTimestamp: a.delay === undefined ? undefined : new Date(Date.now() + a.delay),
         }, transaction);
         id = r.messageId;

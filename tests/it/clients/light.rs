@@ -17,7 +17,8 @@ fn bodies(events: &[Event]) -> Vec<String> {
 
 pub fn the_more_urgent_of_what_waits_comes_first(stage: &mut Stage) {
     stage.server.admin(&["topic", "create", TOPIC, "--type", "priority", "--queues", "4"]);
-    for (prefix, priority) in [("low", 0), ("high", 3), ("mid", 1)] {
+    // Node.js takes a priority of 0 for none.
+    for (prefix, priority) in [("low", 1), ("high", 3), ("mid", 2)] {
         stage.run(&format!("produce --topic {TOPIC} --count 2 --prefix {prefix} --priority {priority}"));
     }
     let came = stage.run(&format!("simple --topic {TOPIC} --group {GROUP} --batch 32 --count 6"));

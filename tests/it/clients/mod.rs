@@ -107,6 +107,13 @@ macro_rules! claims_of_push_consumers {
     };
 }
 
+/// What a client of 5.2's message types can show: all but Rust's.
+macro_rules! claims_of_priority_producers {
+    ($client:expr) => {
+        claims! { $client; light: the_more_urgent_of_what_waits_comes_first; }
+    };
+}
+
 /// What a lite consumer with a listener can show.
 macro_rules! claims_of_lite_push_consumers {
     ($client:expr) => {
@@ -119,6 +126,7 @@ macro_rules! claims_of_lite_push_consumers {
 
 mod go {
     claims_of_lite_push_consumers!(super::Client::Go);
+    claims_of_priority_producers!(super::Client::Go);
     claims! { super::Client::Go; light: a_lite_topic_that_a_listener_failed_pauses_and_goes_on; }
     claims_of_simple_consumers!(super::Client::Go);
     claims_of_changing_consumers!(super::Client::Go);
@@ -132,6 +140,7 @@ mod go {
 }
 mod java {
     claims_of_lite_push_consumers!(super::Client::Java);
+    claims_of_priority_producers!(super::Client::Java);
     claims! { super::Client::Java; light: a_lite_topic_that_a_listener_failed_pauses_and_goes_on; }
     claims_of_simple_consumers!(super::Client::Java);
     claims_of_changing_consumers!(super::Client::Java);
@@ -147,6 +156,7 @@ mod java {
 mod node {
     // Of a group with delays of its own it sends what its listener fails to the dead letters at once.
     claims_of_lite_push_consumers!(super::Client::Node);
+    claims_of_priority_producers!(super::Client::Node);
     claims_of_simple_consumers!(super::Client::Node);
     claims_of_changing_consumers!(super::Client::Node);
     claims_of_recalling_producers!(super::Client::Node);
@@ -155,9 +165,10 @@ mod node {
 }
 mod python {
     claims_of_lite_push_consumers!(super::Client::Python);
+    claims_of_priority_producers!(super::Client::Python);
     // The only driver that can: the rules are the server's.
     claims! { super::Client::Python;
-        light: the_more_urgent_of_what_waits_comes_first, lite_simple_consumers_get_their_lite_topics_in_order,
+        light: lite_simple_consumers_get_their_lite_topics_in_order,
             lite_topics_survive_a_killed_server, a_lite_topic_that_a_listener_failed_pauses_and_goes_on,
             a_lite_subscription_above_the_quota_is_refused,
             a_lite_simple_consumer_that_outlives_its_server_gets_what_came_meanwhile;

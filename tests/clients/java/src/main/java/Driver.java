@@ -201,7 +201,7 @@ public final class Driver {
             "endpoint", "ca", "topic", "count", "timeout", "timeout-ms", "start-timeout-ms", "size", "tag", "key",
             "prop", "message-group", "fifo", "delay-ms", "prefix", "rate", "topic-declare", "group", "filter",
             "on-message", "batch", "invisible-ms", "await-ms", "linger-ms", "transaction", "end-after-ms", "checker",
-            "checks", "lite");
+            "checks", "lite", "priority");
         private final Map<String, List<String>> found = new LinkedHashMap<>();
 
         Args(List<String> words) {
@@ -423,6 +423,9 @@ public final class Driver {
                     }
                     if (a.has("lite")) {
                         b.setLiteTopic(a.get("lite", ""));
+                    }
+                    if (a.has("priority")) {
+                        b.setPriority((int) a.number("priority", 0));
                     }
                     if (a.has("delay-ms")) {
                         b.setDeliveryTimestamp(System.currentTimeMillis() + a.number("delay-ms", 0));
