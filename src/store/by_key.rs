@@ -44,6 +44,7 @@ impl Store {
     ) -> Result<bool, ReadError> {
         loop {
             let Places { found, cut_at } = self.core.keyed(&sought, CHUNK)?;
+            let is_end = cut_at.is_none() && found.len() < CHUNK;
             for at in &found {
                 // A key that a message has twice is there twice.
                 if *at < sought.below {
@@ -53,15 +54,15 @@ impl Store {
                     }
                 }
             }
-            match cut_at.filter(|at| *at < sought.below) {
-                Some(at) => {
-                    sought.below = at;
-                    if each(at, None).is_break() {
-                        return Ok(false);
-                    }
+            if is_end {
+                return Ok(true);
+            }
+            // What it stopped at may be the last that it found.
+            if let Some(at) = cut_at.filter(|at| *at < sought.below) {
+                sought.below = at;
+                if each(at, None).is_break() {
+                    return Ok(false);
                 }
-                None if found.len() < CHUNK => return Ok(true),
-                None => {}
             }
         }
     }

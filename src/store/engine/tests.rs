@@ -264,6 +264,19 @@ fn messages_are_found_by_key_newest_first_also_after_a_crash() {
 }
 
 #[test]
+fn a_search_goes_on_where_the_index_stopped_at_a_message_that_was_sought() {
+    let bench = Bench::new();
+    let store = bench.open();
+    // More than the index looks at in one go, and each is one of them.
+    for _ in 0..40 {
+        keep(&store, "t", "k");
+    }
+    store.step().expect("it is written");
+    let found = store.find(Sought::any(&topic("t"), "k"), 64, 1000, |_| true).expect("the index is read");
+    assert_eq!(found.len(), 40);
+}
+
+#[test]
 fn a_deleted_topic_stays_deleted_and_one_made_again_begins_at_0() {
     let bench = Bench::new();
     let store = bench.open();
