@@ -5,6 +5,9 @@ use std::ops::{ControlFlow, RangeInclusive};
 use super::{ReadError, Store, index_file::Places, indexing::keys};
 use crate::types::{PhysicalOffset, StoredMessage, Timestamp, TopicName, properties::key};
 
+/// Whenever it was.
+pub(super) const ANY_TIME: RangeInclusive<Timestamp> =
+    Timestamp::from_millis(i64::MIN)..=Timestamp::from_millis(i64::MAX);
 /// Places that are asked of the index at once.
 const CHUNK: usize = 512;
 
@@ -22,8 +25,7 @@ pub struct Sought<'a> {
 impl<'a> Sought<'a> {
     /// Whenever and wherever it was stored.
     pub fn any(topic: &'a TopicName, key: &'a str) -> Self {
-        let stored = Timestamp::from_millis(i64::MIN)..=Timestamp::from_millis(i64::MAX);
-        Self { topic, key, stored, below: PhysicalOffset::MAX }
+        Self { topic, key, stored: ANY_TIME, below: PhysicalOffset::MAX }
     }
 
     /// Whether a message is one of these.

@@ -5,13 +5,13 @@ use std::io;
 use parking_lot::Mutex;
 
 use super::{
-    by_key::Sought,
+    by_key::{ANY_TIME, Sought},
     commit_log::CommitLog,
     derived,
     index_file::{Index, IsFull, Key, Places},
     scan::{Reading, Scanned, scan},
 };
-use crate::types::{PhysicalOffset, SysFlag, Timestamp, properties::key};
+use crate::types::{PhysicalOffset, SysFlag, properties::key};
 
 /// Bytes of the log that are read for the index at once at most, so that a round of the background ends soon.
 const FOLLOW_MAX: u64 = 256 << 20;
@@ -108,8 +108,7 @@ impl Indexing {
         self.follow(log, marks.dispatched, marks.durable)?;
         let named = (sought.topic.as_str(), sought.key);
         // What the index knows of times is wrong once the clock was set back.
-        let any = Timestamp::from_millis(i64::MIN)..=Timestamp::from_millis(i64::MAX);
-        Ok(self.index.query(named, any, sought.below, max)?)
+        Ok(self.index.query(named, ANY_TIME, sought.below, max)?)
     }
 
     pub(super) fn delete_before(&self, begin: PhysicalOffset) -> Result<(), derived::Error> {
