@@ -67,7 +67,7 @@ impl Broker {
                 self.further(furthest.entry(key), subscription);
                 continue;
             }
-            let rests = || self.group(owner.group.as_str()).is_some_and(|group| group.broadcast);
+            let rests = || self.is_broadcast(&owner.group);
             if !owner.group.is_system() && owner.topic != TopicName::dead_letter(&owner.group) && !rests() {
                 told.push(subscription);
             }
@@ -101,8 +101,7 @@ impl Broker {
     pub fn backlog(&self, topic: &TopicName, group: &GroupName, ages_until: Deadline) -> Option<Backlog> {
         let of = Some((topic.clone(), group.clone()));
         let Some(subscription) = self.furthest_behind(Some(topic), group).pop() else {
-            let broadcasts = self.group(group.as_str()).is_some_and(|group| group.broadcast);
-            return broadcasts.then(|| Backlog { of, ..Backlog::none() });
+            return self.is_broadcast(group).then(|| Backlog { of, ..Backlog::none() });
         };
         Some(Backlog { of, ..self.backlog_of(&subscription, ages_until) })
     }

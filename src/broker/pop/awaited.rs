@@ -133,8 +133,4 @@ impl Broker {
             }
         }
     }
-
-    fn is_broadcast(&self, member: &GroupName) -> bool {
-        self.group(member.as_str()).is_some_and(|group| group.broadcast)
-    }
 }

@@ -156,7 +156,7 @@ const TOTAL_SETTING: &str = "broadcastClientsTotalMax";
 impl Broker {
     /// As whom a client of a group polls: as a member if the group is broadcasting, else as the group.
     pub fn consumes_as(&self, group: &GroupName, client: &ClientId) -> GroupName {
-        match self.group(group.as_str()).is_some_and(|found| found.broadcast) {
+        match self.is_broadcast(group) {
             true => GroupName::member(group, client),
             false => group.clone(),
         }
@@ -208,7 +208,7 @@ impl Broker {
                 member.used.now(now);
             }
             let times = member.used.times();
-            let is_stray = !self.group(member.owner.group.as_str()).is_some_and(|group| group.broadcast);
+            let is_stray = !self.is_broadcast(&member.owner.group);
             let is_burden = || self.is_pressed() && !self.is_there(&member) && holds(&member);
             if is_stray || member.used.idle(now) >= timeout || is_burden() {
                 count += usize::from(self.forget_member(&member, times));
@@ -274,7 +274,7 @@ impl Broker {
         group: &GroupName,
     ) -> Vec<Arc<Subscription>> {
         let table = &self.inner.pop.subscriptions;
-        if !self.group(group.as_str()).is_some_and(|group| group.broadcast) {
+        if !self.is_broadcast(group) {
             return match topic {
                 Some(topic) => table.get(topic, group).into_iter().collect(),
                 None => table.list(Some(group)),

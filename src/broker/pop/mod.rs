@@ -402,6 +402,11 @@ impl Broker {
         self.group(group.as_str()).is_some_and(|group| group.fifo)
     }
 
+    /// Whether each client of the group, or of a member's group, gets every message.
+    pub(super) fn is_broadcast(&self, group: &GroupName) -> bool {
+        self.group(group.as_str()).is_some_and(|group| group.broadcast)
+    }
+
     /// Forgets a group's progress on a topic, and that of its members, durably: they begin anew there when they come again.
     /// `Ok(false)` when there was none. Waits for the disk.
     pub fn forget_subscription(&self, topic: &TopicName, group: &GroupName) -> Result<bool, AdminError> {

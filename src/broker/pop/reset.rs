@@ -107,7 +107,7 @@ impl Broker {
     /// Whose books a reset moves: the group's, if it has begun, or those of all clients of a broadcasting one.
     fn consumers_of_reset(&self, topic: &Topic, group: &GroupName) -> Result<Vec<Arc<Subscription>>, OffsetError> {
         let table = &self.inner.pop.subscriptions;
-        if group.is_member() || !self.group(group.as_str()).is_some_and(|group| group.broadcast) {
+        if group.is_member() || !self.is_broadcast(group) {
             return Ok(table.get(&topic.name, group).into_iter().collect());
         }
         let members = table.members_of(Some(&topic.name), group);
