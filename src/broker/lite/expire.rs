@@ -150,8 +150,8 @@ impl Broker {
     /// them since the start. What comes to one of them later comes behind what was seen. And where groups are at the beginning
     /// that do not want it any more, as far as that is known: their clients have had time to say so since the start.
     pub(super) fn sweep_cursors(&self, topic: &TopicName, parent: &Parent) {
-        let opened = Deadline::from_micros(self.inner.lite.opened.load(Ordering::Relaxed));
-        let wants_known = opened.plus(self.inner.config.client_timeout) <= self.inner.clock.now();
+        let wants_known =
+            self.inner.pop.run().began_at().plus(self.inner.config.client_timeout) <= self.inner.clock.now();
         for book in self.lite_books(topic) {
             let is_over = |index: &Index, (id, at): &(LiteId, QueueOffset)| match *at {
                 QueueOffset::ZERO => wants_known && !parent.is_wanted(*id, None, Some(&book.owner.group)),

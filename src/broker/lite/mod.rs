@@ -24,7 +24,7 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
 };
 
@@ -66,8 +66,6 @@ pub(super) struct Lite {
     totals: Arc<Totals>,
     /// What clients are to be told that they do not have any more.
     dropped: Mutex<VecDeque<(ClientId, String)>>,
-    /// When the broker was opened, in microseconds.
-    opened: AtomicU64,
     /// When consumed messages were last looked for, to make room.
     trimmed: Mutex<Option<Deadline>>,
 }
@@ -250,7 +248,6 @@ impl Broker {
     /// messages are theirs.
     pub(super) fn load_lite_topics(&self) -> Result<(), ReadError> {
         let (now, max) = (self.inner.clock.now(), self.inner.config.lite_messages_max);
-        self.inner.lite.opened.store(now.as_micros(), Ordering::Relaxed);
         let messages = || self.inner.lite.totals.messages.load(Ordering::Relaxed);
         let mut trim_at = max;
         for topic in self.topics(false) {

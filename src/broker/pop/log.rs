@@ -96,6 +96,10 @@ impl Run {
         Self { id, wall: clock.wall(), mono: clock.now() }
     }
 
+    pub fn began_at(&self) -> Deadline {
+        self.mono
+    }
+
     /// A point of the monotonic clock as the wall clock would show it had it not been stepped since the run began, so
     /// that within a run the two translate exactly, in milliseconds.
     pub fn wall_of(&self, at: Deadline) -> Timestamp {
