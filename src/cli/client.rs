@@ -3,10 +3,7 @@
 //! It works against any RocketMQ 5 proxy: it says who it is in every call's metadata, exchanges settings over
 //! Telemetry before it does anything, and says goodbye.
 
-use std::{
-    hash::{BuildHasher as _, RandomState},
-    time::Duration,
-};
+use std::time::Duration;
 
 use futures_util::stream;
 use tokio::sync::mpsc;
@@ -20,7 +17,7 @@ use tonic::{
 use crate::{
     proto::v2::{self, messaging_service_client::MessagingServiceClient},
     proxy::HostPort,
-    types::{Clock as _, SystemClock},
+    types::{Clock as _, SystemClock, random},
 };
 
 use super::{remote, tls::TlsArgs};
@@ -316,11 +313,6 @@ async fn exchange_settings(
 /// A duration as the API has it.
 pub fn wire_duration(d: Duration) -> prost_types::Duration {
     prost_types::Duration { seconds: i64::try_from(d.as_secs()).unwrap_or(i64::MAX), nanos: d.subsec_nanos() as i32 }
-}
-
-/// 64 bits that differ from process to process: the standard library seeds its hash maps with them.
-pub fn random() -> u64 {
-    RandomState::new().hash_one(std::process::id())
 }
 
 /// Makes message ids of version 1: 17 bytes in upper-case hex (`MessageIdCodec`).

@@ -8,6 +8,7 @@ pub mod lite;
 pub mod message;
 pub mod offset;
 pub mod properties;
+mod random;
 pub mod time;
 
 pub use id::{BrokerName, ClientId, GroupName, MEMBER_MARK, NameError, QueueId, TopicName};
@@ -15,4 +16,5 @@ pub use lite::{LiteId, LiteNameError, check_lite_name};
 pub use message::{MessageType, NewMessage, StoredMessage, SysFlag, TIMER_TOPIC, java_hash, queue_code, tags_code};
 pub use offset::{PhysicalOffset, QueueOffset};
 pub use properties::Properties;
+pub use random::random;
 pub use time::{Clock, Deadline, ManualClock, SystemClock, Timestamp};

@@ -16,9 +16,12 @@ use tonic::{
     transport::Channel,
 };
 
-use crate::proto::v2::{
-    self, messaging_service_client::MessagingServiceClient, receive_message_response::Content, settings::PubSub,
-    telemetry_command::Command,
+use crate::{
+    proto::v2::{
+        self, messaging_service_client::MessagingServiceClient, receive_message_response::Content, settings::PubSub,
+        telemetry_command::Command,
+    },
+    types::random,
 };
 
 use super::{
@@ -353,10 +356,4 @@ fn ok(rpc: &str, status: Option<&v2::Status>) -> anyhow::Result<()> {
         Some(status) => bail!("{rpc}: {} {}: {}", status.code, status.code().as_str_name(), status.message),
         None => bail!("{rpc}: the answer has no status"),
     }
-}
-
-/// Tells clients of one machine, and of one process, apart.
-fn random() -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    std::hash::RandomState::new().build_hasher().finish()
 }

@@ -6,7 +6,7 @@ mod report;
 
 use std::{process::ExitCode, time::Duration};
 
-use crate::proxy::HostPort;
+use crate::{proxy::HostPort, types::random};
 
 use self::report::{Broken, Report, Said};
 use super::{
@@ -88,7 +88,7 @@ impl Args {
     }
 
     async fn exchange(&self, at: &EndpointArgs, report: &mut Report) -> Result<(), ()> {
-        let tag = format!("doctor-{:016x}", client::random());
+        let tag = format!("doctor-{:016x}", random());
         let trial = messages::Trial { topic: &self.topic, group: &self.group, kind: self.kind, tag };
         let (producer, mut consumer) = report.note("settings", trial.start(at).await)?;
         let message_id = report.note("send", trial.send(&producer).await)?;

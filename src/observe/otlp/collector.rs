@@ -16,12 +16,12 @@ use tonic::{
 use super::config::{Signal, Target};
 use crate::{
     dial::{self, AuthoritiesError},
-    observe::trace::{cut, random},
+    observe::trace::cut,
     proto::opentelemetry::proto::collector::{
         metrics::v1::{ExportMetricsServiceRequest, metrics_service_client::MetricsServiceClient},
         trace::v1::{ExportTraceServiceRequest, trace_service_client::TraceServiceClient},
     },
-    types::{Clock, Deadline},
+    types::{Clock, Deadline, random},
 };
 
 /// How often a message is tried, and how long after the first time at most; each pause is twice the one before. A random part of

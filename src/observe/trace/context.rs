@@ -1,11 +1,8 @@
 //! W3C's trace context (`traceparent`, `tracestate`), and the ids of spans.
 
-use std::{
-    cell::Cell,
-    hash::{BuildHasher as _, RandomState},
-};
-
 use http::HeaderMap;
+
+use crate::types::random;
 
 /// Bytes of a `tracestate` that is carried on; a longer one is left out whole, as the recommendation has it.
 const STATE_BYTES_MAX: usize = 512;
@@ -92,21 +89,8 @@ fn hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     (text.len() == 2 * N).then_some(out)
 }
 
-/// A number that nobody has had before, and never 0: for ids and for lots, not for secrets. It takes a nanosecond: a counter
-/// of this thread's, which begins anywhere, mixed (SplitMix64).
-pub fn random() -> u64 {
-    thread_local!(static STATE: Cell<u64> = Cell::new(RandomState::new().hash_one(0u8)));
-    let state = STATE.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
-    STATE.set(state);
-    let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    (mixed ^ (mixed >> 31)).max(1)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -147,16 +131,5 @@ mod tests {
         assert_eq!(Context::of_call(&headers), None);
         headers.append("tracestate", "c".repeat(STATE_BYTES_MAX).parse().expect("ASCII"));
         assert_eq!(state_of_call(&headers), "");
-    }
-
-    #[test]
-    fn ids_of_several_threads_are_all_different() {
-        let made = || (0..10_000).map(|_| random()).collect::<Vec<_>>();
-        let all: Vec<u64> = std::thread::scope(|threads| {
-            let threads: Vec<_> = (0..4).map(|_| threads.spawn(made)).collect();
-            threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect()
-        });
-        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
-        assert!(!all.contains(&0));
     }
 }

@@ -13,12 +13,12 @@ use http::HeaderMap;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-pub use context::{Context, random};
+pub use context::Context;
 pub use span::{Failure, Method, Notes, Outcome, Span, cut};
 
 use crate::{
     observe::otlp::Counts,
-    types::{Clock, Deadline},
+    types::{Clock, Deadline, random},
 };
 
 /// Begins spans; a cheap clone.
@@ -47,7 +47,7 @@ impl Tracer {
     pub fn begin(&self, headers: &HeaderMap, since: Deadline, method: impl FnOnce() -> Method) -> Option<OpenSpan> {
         let parent = match Context::of_call(headers) {
             Some(parent) if parent.is_sampled() => Some(parent),
-            None if self.inner.wins.is_some_and(|wins| context::random() <= wins) => None,
+            None if self.inner.wins.is_some_and(|wins| random() <= wins) => None,
             Some(_) | None => return None,
         };
         Some(self.open(method(), headers, parent, since))
