@@ -66,7 +66,7 @@ impl Exporter {
     /// Begins what is configured, and gives what traces calls where that is wanted. Nothing is waited for.
     pub fn start(config: &otlp::Config, names: &Names, state: &State) -> Result<(Option<Self>, Option<Tracer>), Error> {
         let traces = &config.traces;
-        let metrics_target = config.metrics.target.as_ref().filter(|_| config.metrics_enabled);
+        let metrics_target = config.metrics_target();
         if metrics_target.is_none() && traces.signal.target.is_none() {
             return Ok((None, None));
         }

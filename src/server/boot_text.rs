@@ -37,8 +37,7 @@ fn text(loaded: &Loaded, report: &str, workers: usize) -> String {
         line("ops", format!("{} (/metrics, /readyz, /livez, KEDA)", config.ops.listen));
     }
     let otlp = &config.ops.otlp;
-    let metrics = otlp.metrics.target.as_ref().filter(|_| otlp.metrics_enabled);
-    for (what, target) in [("metrics", metrics), ("traces", otlp.traces.signal.target.as_ref())] {
+    for (what, target) in [("metrics", otlp.metrics_target()), ("traces", otlp.traces.signal.target.as_ref())] {
         if let Some(target) = target {
             line("otlp", format!("{what} to {target}"));
         }

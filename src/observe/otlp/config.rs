@@ -61,6 +61,13 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// Where metrics go, if they are sent anywhere: an address without `metricsExporterType` is not enough.
+    pub fn metrics_target(&self) -> Option<&Target> {
+        self.metrics.target.as_ref().filter(|_| self.metrics_enabled)
+    }
+}
+
 /// A collector's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {

@@ -36,6 +36,8 @@ pub struct Snapshot<F> {
     now: u64,
     /// By id; those that have points.
     metrics: Vec<Option<Metric>>,
+    /// What each message takes before its first metric.
+    resource: usize,
     bytes: usize,
     hand_over: F,
     /// Nobody takes any more.
@@ -49,7 +51,8 @@ impl<F: FnMut(ExportMetricsServiceRequest) -> bool> Snapshot<F> {
         let metrics = catalogue::ALL.iter().map(|_| None).collect();
         // The wall clock may have been set back since.
         let (start, now) = (nanos(start), nanos(now.max(start)));
-        Self { about, names: names.clone(), common, start, now, metrics, bytes: 0, hand_over, is_over: false }
+        let resource = about.resource.encoded_len() + 4 * FRAME;
+        Self { about, names: names.clone(), common, start, now, metrics, resource, bytes: 0, hand_over, is_over: false }
     }
 
     /// Hands over the rest.
@@ -81,8 +84,7 @@ impl<F: FnMut(ExportMetricsServiceRequest) -> bool> Snapshot<F> {
         let metric = catalogue::metric(id);
         let head =
             if self.metrics[id as usize].is_none() { metric.name.len() + metric.help.len() + 4 * FRAME } else { 0 };
-        let resource = self.about.resource.encoded_len() + 4 * FRAME;
-        if self.bytes + head + point + FRAME + resource > MESSAGE_BYTES_MAX {
+        if self.bytes + head + point + FRAME + self.resource > MESSAGE_BYTES_MAX {
             self.hand_over();
         }
         self.bytes += head + point + FRAME;

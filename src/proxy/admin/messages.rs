@@ -55,10 +55,11 @@ struct Query {
 }
 
 impl Administration {
-    /// Messages of a topic: by id out of the index, newest first; those of a span of time with a key, newest first; else those
-    /// of a span in their order, which a subscription (a tag expression) narrows. `scroll_id` is given when there is more, or might be: a call looks at so many
-    /// messages and for so long, and goes on from there; before its page was reached, with the rest of those before it. Nothing with an id is
-    /// MESSAGE_NOT_FOUND; nothing with a key or in a span is an empty list.
+    /// Messages of a topic: by id out of the index, newest first; those of a span of time with a key, newest first; else
+    /// those of a span in their order, which a subscription (a tag expression) narrows. `scroll_id` is given when there is
+    /// more, or might be: a call looks at so many messages and for so long, and goes on from there; before its page was
+    /// reached, with the rest of those before it. Nothing with an id is MESSAGE_NOT_FOUND; nothing with a key or in a span
+    /// is an empty list.
     pub(super) async fn messages(&self, request: v2::ListMessageRequest) -> Outcome<v2::ListMessageResponse> {
         let name = self.broker().config().broker_name.as_str();
         let elsewhere = request.broker_name.as_deref().is_some_and(|broker| !broker.is_empty() && broker != name);
@@ -246,7 +247,8 @@ fn checked_id(id: String) -> Outcome<String> {
     Ok(id)
 }
 
-/// Makes message ids of version 1 (`MessageIdCodec`): version, machine (random here), process, seconds since 2021, counter.
+/// Makes message ids of version 1 (`MessageIdCodec`): version, machine (random here), process, seconds since 2021,
+/// counter.
 pub(super) struct MessageIds {
     machine: u64,
     counter: AtomicU32,
