@@ -1,4 +1,4 @@
-//! The one file of the crate with `unsafe`: a file mapped for reading, handed out as [`Bytes`] that keep the map alive;
+//! The one file of the library with `unsafe`: a file mapped for reading, handed out as [`Bytes`] that keep the map alive;
 //! and one call to the system.
 //!
 //! Please leave it alone unless the facts below still hold after your change.

@@ -98,8 +98,8 @@ const RESERVED: [Reserved; 4] = [
     },
     Reserved {
         words: &["unsafe"],
-        to: &["src/store/mmap.rs"],
-        cure: "unsafe lives in store/mmap.rs alone; use its safe interface or another crate's",
+        to: &["src/store/mmap.rs", "src/memcpy.rs"],
+        cure: "unsafe lives in store/mmap.rs and memcpy.rs alone; use a safe interface, or another crate's",
     },
 ];
 
