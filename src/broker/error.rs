@@ -24,6 +24,19 @@ pub enum Unconfirmed {
     Poisoned(#[from] Poisoned),
 }
 
+/// What makes a message one of this type.
+fn what_makes(kind: MessageType) -> &'static str {
+    match kind {
+        MessageType::Normal => "a normal one has no message group, delivery time, priority or lite topic",
+        MessageType::Fifo => "a FIFO one has a message group",
+        MessageType::Delay => "a delayed one has a delivery time",
+        MessageType::Transaction => "a transactional one is sent in a transaction",
+        MessageType::Mixed => "a mixed topic takes normal, FIFO, delayed and transactional ones",
+        MessageType::Lite => "a lite one names its lite topic",
+        MessageType::Priority => "one with a priority says so",
+    }
+}
+
 /// Why a message was not stored, or is not known to be.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ProduceError {
@@ -31,7 +44,11 @@ pub enum ProduceError {
     TopicNotFound(TopicName),
     #[error("topic {0} has no writable queue; `ferromq topic update {0} --writable true` opens it")]
     NotWritable(TopicName),
-    #[error("topic {topic} takes {} messages, this one is {}; use a topic of that type", expected.as_str(), actual.as_str())]
+    #[error(
+        "topic {topic} takes {} messages, this one is {}; {}; or use a topic of its type (`ferromq topic create NAME \
+         --type {}`)",
+        expected.as_str(), actual.as_str(), what_makes(*expected), actual.as_str().to_lowercase()
+    )]
     TypeConflict { topic: TopicName, expected: MessageType, actual: MessageType },
     #[error(
         "the server has {max} lite topics, which is the most; idle ones end once their messages have expired; or raise \

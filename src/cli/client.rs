@@ -134,14 +134,26 @@ pub struct Client {
 
 /// What the client tells about itself.
 pub enum Role {
-    Producer { topic: String },
-    Consumer { group: String, topic: String, filter: v2::FilterExpression },
+    Producer {
+        topic: String,
+    },
+    Consumer {
+        group: String,
+        topic: String,
+        filter: v2::FilterExpression,
+    },
+    /// Of lite topics; `topic` is their parent.
+    LiteConsumer {
+        group: String,
+        topic: String,
+        filter: v2::FilterExpression,
+    },
 }
 
 impl Role {
     fn topic(&self) -> &str {
         match self {
-            Self::Producer { topic } | Self::Consumer { topic, .. } => topic,
+            Self::Producer { topic } | Self::Consumer { topic, .. } | Self::LiteConsumer { topic, .. } => topic,
         }
     }
 }
@@ -190,6 +202,33 @@ impl Client {
             check(answer.status)?;
             answer.entries.into_iter().next().ok_or_else(|| Error::Broken("the answer has no entry".into()))
         }
+    }
+
+    /// Commits what was sent in a transaction.
+    pub fn commit(&self, topic: &str, half: &v2::SendResultEntry) -> impl Future<Output = Result<(), Error>> + use<> {
+        let mut stub = self.stub.clone();
+        let request = v2::EndTransactionRequest {
+            topic: Some(resource(topic)),
+            message_id: half.message_id.clone(),
+            transaction_id: half.transaction_id.clone(),
+            resolution: v2::TransactionResolution::Commit.into(),
+            source: v2::TransactionSource::SourceClient.into(),
+            trace_context: String::new(),
+        };
+        async move { check(stub.end_transaction(within(request, CALL_TIMEOUT)).await?.into_inner().status) }
+    }
+
+    /// Says which lite topics of a parent are wanted; due every 30 s.
+    pub async fn subscribe_lite(&mut self, parent: &str, names: &[String]) -> Result<(), Error> {
+        let request = v2::SyncLiteSubscriptionRequest {
+            action: v2::LiteSubscriptionAction::CompleteAdd.into(),
+            topic: Some(resource(parent)),
+            group: self.group.clone(),
+            lite_topic_set: names.to_vec(),
+            version: None,
+            offset_option: None,
+        };
+        check(self.stub.sync_lite_subscription(within(request, CALL_TIMEOUT)).await?.into_inner().status)
     }
 
     /// Polls once; empty when nothing came in time.
@@ -256,17 +295,22 @@ fn within<T>(message: T, timeout: Duration) -> Request<T> {
 }
 
 fn settings(role: Role, endpoints: &v2::Endpoints) -> (v2::ClientType, Option<v2::Resource>, v2::Settings) {
-    let (client_type, group, pub_sub) = match role {
+    let client_type = match role {
+        Role::Producer { .. } => v2::ClientType::Producer,
+        Role::Consumer { .. } => v2::ClientType::SimpleConsumer,
+        Role::LiteConsumer { .. } => v2::ClientType::LiteSimpleConsumer,
+    };
+    let (group, pub_sub) = match role {
         Role::Producer { topic } => {
             let publishing = v2::Publishing { topics: vec![resource(&topic)], ..Default::default() };
-            (v2::ClientType::Producer, None, v2::settings::PubSub::Publishing(publishing))
+            (None, v2::settings::PubSub::Publishing(publishing))
         }
-        Role::Consumer { group, topic, filter } => {
+        Role::Consumer { group, topic, filter } | Role::LiteConsumer { group, topic, filter } => {
             let group = Some(resource(&group));
             let entry = v2::SubscriptionEntry { topic: Some(resource(&topic)), expression: Some(filter) };
             let subscription =
                 v2::Subscription { group: group.clone(), subscriptions: vec![entry], ..Default::default() };
-            (v2::ClientType::SimpleConsumer, group, v2::settings::PubSub::Subscription(subscription))
+            (group, v2::settings::PubSub::Subscription(subscription))
         }
     };
     let settings = v2::Settings {

@@ -30,6 +30,7 @@ Examples:
   ferromq consume orders --group billing --follow       until Ctrl-C
   ferromq consume orders --group audit --filter 'paid || refunded' --json
   ferromq consume orders --group audit --sql \"price > 100 AND region IN ('eu', 'us')\"
+  ferromq consume chats --group phone --lite-topic room-1 --lite-topic room-2 --follow
   ferromq consume '%DLQ%billing' --group rescue --no-ack")]
 pub struct Args {
     /// Topic to receive from.
@@ -43,6 +44,9 @@ pub struct Args {
     /// Receive what this SQL92 condition on the properties is true of.
     #[arg(long, value_name = "CONDITION", conflicts_with = "filter")]
     sql: Option<String>,
+    /// Receive from this lite topic, in its order; for topics of type lite. Repeatable.
+    #[arg(long = "lite-topic", value_name = "NAME")]
+    lite_topics: Vec<String>,
     /// Stop after this many messages.
     #[arg(long)]
     count: Option<u64>,
@@ -115,8 +119,14 @@ impl Args {
 
     /// Receives over one connection until there is a reason to stop.
     async fn session(&self, left: &mut u64, stop: impl Future) -> Result<(), Error> {
-        let role = Role::Consumer { group: self.group.clone(), topic: self.topic.clone(), filter: self.filter() };
+        let (group, topic, filter) = (self.group.clone(), self.topic.clone(), self.filter());
+        let role = if self.lite_topics.is_empty() {
+            Role::Consumer { group, topic, filter }
+        } else {
+            Role::LiteConsumer { group, topic, filter }
+        };
         let mut client = Client::start(&self.endpoint, role).await?;
+        self.stay(&mut client).await?;
         // A poll that is dropped takes nothing, so that leaving in its midst loses nothing.
         let done = tokio::select! {
             _ = stop => Ok(()),
@@ -127,11 +137,20 @@ impl Args {
         done
     }
 
+    /// Says again which lite topics are wanted: a server forgets them when it hears nothing for long, or starts anew.
+    async fn stay(&self, client: &mut Client) -> Result<(), Error> {
+        if self.lite_topics.is_empty() {
+            return Ok(());
+        }
+        client.subscribe_lite(&self.topic, &self.lite_topics).await
+    }
+
     async fn receive(&self, client: &mut Client, left: &mut u64) -> Result<(), Error> {
         let mut last_heartbeat = tokio::time::Instant::now();
         while *left > 0 {
             if last_heartbeat.elapsed() >= HEARTBEAT {
                 client.heartbeat().await?;
+                self.stay(client).await?;
                 last_heartbeat = tokio::time::Instant::now();
             }
             let messages = client.receive(self.poll(client.queue(), *left), WAIT).await?;
@@ -192,6 +211,8 @@ pub(super) fn as_text(message: &v2::Message) -> String {
     }
     parts.extend(system.keys.iter().map(|k| format!("key={k}")));
     parts.extend(system.message_group.iter().map(|g| format!("group={g}")));
+    parts.extend(system.lite_topic.iter().map(|name| format!("lite-topic={name}")));
+    parts.extend(system.priority.iter().map(|n| format!("priority={n}")));
     let mut properties: Vec<_> = message.user_properties.iter().collect();
     properties.sort();
     parts.extend(properties.into_iter().map(|(k, v)| format!("{k}={v}")));
@@ -218,6 +239,8 @@ pub(super) fn as_json(message: &v2::Message) -> Value {
         "tag": system.tag,
         "keys": system.keys,
         "messageGroup": system.message_group,
+        "liteTopic": system.lite_topic,
+        "priority": system.priority,
         "properties": message.user_properties.iter().map(|(k, v)| (k.clone(), v.as_str().into())).collect::<Map<_, _>>(),
         "bornMs": system.born_timestamp.as_ref().map(millis),
         "storedMs": system.store_timestamp.as_ref().map(millis),

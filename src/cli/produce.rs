@@ -1,6 +1,6 @@
 //! `ferromq produce`.
 
-use std::{io::BufRead as _, process::ExitCode};
+use std::{io::BufRead as _, process::ExitCode, time::Duration};
 
 use anyhow::anyhow;
 use bytes::Bytes;
@@ -27,7 +27,10 @@ Examples:
   ferromq produce orders --count 1000 'load'
   tail -f app.log | ferromq produce logs         one message for each line
   ferromq produce reminders 'wake up' --delay 8h     to a DELAY topic
-  ferromq produce orders 'a' 'b' --message-group customer-1     in order, to a FIFO topic")]
+  ferromq produce orders 'a' 'b' --message-group customer-1     in order, to a FIFO topic
+  ferromq produce jobs 'now' --priority 9                       to a PRIORITY topic
+  ferromq produce chats 'hi' --lite-topic room-1                to a LITE topic
+  ferromq produce payments 'paid' --transaction                 to a TRANSACTION topic")]
 pub struct Args {
     /// Topic to send to.
     topic: String,
@@ -42,12 +45,8 @@ pub struct Args {
     /// User property. Repeatable.
     #[arg(long = "prop", value_name = "NAME=VALUE", value_parser = parse_property)]
     properties: Vec<(String, String)>,
-    /// Messages of one group are kept in order; for topics of type fifo.
-    #[arg(long, value_name = "GROUP")]
-    message_group: Option<String>,
-    /// Deliver after this time, like 30s, 5m or 2h; for topics of type delay. The answer names the recall handle.
-    #[arg(long, value_name = "TIME", value_parser = super::times::parse_span)]
-    delay: Option<std::time::Duration>,
+    #[command(flatten)]
+    kind: Kind,
     /// Send every body this often.
     #[arg(long, default_value_t = 1)]
     count: u64,
@@ -56,6 +55,45 @@ pub struct Args {
     /// Print results as JSON, one document in each line.
     #[arg(long)]
     json: bool,
+}
+
+/// What makes the messages other than normal ones.
+#[derive(clap::Args, Debug)]
+#[group(multiple = false)]
+struct Kind {
+    /// Messages of one group are kept in order; for topics of type fifo.
+    #[arg(long, value_name = "GROUP")]
+    message_group: Option<String>,
+    /// Deliver after this time, like 30s, 5m or 2h; for topics of type delay. The answer names the recall handle.
+    #[arg(long, value_name = "TIME", value_parser = super::times::parse_span)]
+    delay: Option<Duration>,
+    /// Deliver before messages of a lower number; for topics of type priority.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+    priority: Option<i32>,
+    /// Send to this lite topic; for topics of type lite.
+    #[arg(long, value_name = "NAME")]
+    lite_topic: Option<String>,
+    /// Send each message in a transaction of its own and commit it; for topics of type transaction.
+    #[arg(long)]
+    transaction: bool,
+}
+
+impl Kind {
+    fn message_type(&self) -> v2::MessageType {
+        match self {
+            Self { message_group: Some(_), .. } => v2::MessageType::Fifo,
+            Self { delay: Some(_), .. } => v2::MessageType::Delay,
+            Self { priority: Some(_), .. } => v2::MessageType::Priority,
+            Self { lite_topic: Some(_), .. } => v2::MessageType::Lite,
+            Self { transaction: true, .. } => v2::MessageType::Transaction,
+            Self { .. } => v2::MessageType::Normal,
+        }
+    }
+
+    /// Whether messages are sent one after the other.
+    fn is_ordered(&self) -> bool {
+        self.message_group.is_some() || self.lite_topic.is_some()
+    }
 }
 
 fn parse_property(text: &str) -> Result<(String, String), String> {
@@ -74,14 +112,17 @@ impl Args {
     }
 
     async fn send_all(&self, client: &Client) -> anyhow::Result<()> {
-        let in_flight = if self.message_group.is_some() { 1 } else { IN_FLIGHT };
+        let in_flight = if self.kind.is_ordered() { 1 } else { IN_FLIGHT };
         let mut ids = MessageIds::new();
         let enough = Notify::new();
         let sends = self.bodies().take_until(enough.notified()).map(|body| {
             let message = body.map(|body| self.message(body, ids.next()));
             async {
-                let answer = client.send(message?).await?;
-                anyhow::Ok(answer)
+                let sent = client.send(message?).await?;
+                if self.kind.transaction {
+                    client.commit(&self.topic, &sent).await?;
+                }
+                anyhow::Ok(sent)
             }
         });
         let mut answers = sends.buffered(in_flight).boxed_local();
@@ -108,13 +149,8 @@ impl Args {
     }
 
     fn message(&self, body: Bytes, message_id: String) -> v2::Message {
-        let kind = match (self.delay, &self.message_group) {
-            (Some(_), _) => v2::MessageType::Delay,
-            (None, Some(_)) => v2::MessageType::Fifo,
-            (None, None) => v2::MessageType::Normal,
-        };
         let born = client::now_millis();
-        let due = self.delay.map(|delay| Timestamp::from_millis(born).plus(delay).as_millis());
+        let due = self.kind.delay.map(|delay| Timestamp::from_millis(born).plus(delay).as_millis());
         v2::Message {
             topic: Some(client::resource(&self.topic)),
             user_properties: self.properties.iter().cloned().collect(),
@@ -123,8 +159,10 @@ impl Args {
                 keys: self.keys.clone(),
                 message_id,
                 body_encoding: v2::Encoding::Identity.into(),
-                message_type: kind.into(),
-                message_group: self.message_group.clone(),
+                message_type: self.kind.message_type().into(),
+                message_group: self.kind.message_group.clone(),
+                priority: self.kind.priority,
+                lite_topic: self.kind.lite_topic.clone(),
                 born_timestamp: Some(super::times::wire_time(born)),
                 delivery_timestamp: due.map(super::times::wire_time),
                 ..Default::default()
@@ -135,13 +173,19 @@ impl Args {
 
     fn print(&self, sent: &v2::SendResultEntry) -> anyhow::Result<()> {
         if self.json {
-            let mut document = json!({ "topic": self.topic, "messageId": sent.message_id, "offset": sent.offset });
+            let mut document = json!({ "topic": self.topic, "messageId": sent.message_id });
+            if !self.kind.transaction {
+                document["offset"] = sent.offset.into();
+            }
             if !sent.recall_handle.is_empty() {
                 document["recallHandle"] = sent.recall_handle.as_str().into();
             }
             output::line(&document.to_string())?;
         } else if !sent.recall_handle.is_empty() {
             output::line(&format!("{} waits; recall handle {}", sent.message_id, sent.recall_handle))?;
+        } else if self.kind.transaction {
+            // Its offset is that of the half message, which nobody consumes.
+            output::line(&format!("{} committed", sent.message_id))?;
         } else {
             output::line(&format!("{} at offset {}", sent.message_id, sent.offset))?;
         }

@@ -100,6 +100,34 @@ fn messages_of_one_group_keep_their_order() {
 }
 
 #[test]
+fn messages_of_every_type_are_sent_and_received() {
+    let dir = directory();
+    let server = Server::start(dir.path());
+    let sent_as: [(&str, &[&str]); 4] = [
+        ("priority", &["--priority", "7"]),
+        ("lite", &["--lite-topic", "room"]),
+        ("transaction", &["--transaction"]),
+        ("delay", &["--delay", "1s"]),
+    ];
+    for (kind, flags) in sent_as {
+        assert!(server.admin_command(&["topic", "create", kind, "--type", kind]).status.success());
+        let plain = server.client_command(&["produce", kind, "x"]);
+        let cure = stderr(&plain);
+        let takes = format!("takes {} messages, this one is NORMAL; ", kind.to_uppercase());
+        assert!(cure.contains(&takes) && cure.contains("or use a topic of its type"), "{cure}");
+        let sent = server.client_command(&[&["produce", kind, "x"], flags].concat());
+        assert!(sent.status.success(), "{}", stderr(&sent));
+        let lite: &[&str] = if kind == "lite" { flags } else { &[] };
+        let found = received(&server, &[&[kind, "--group", kind, "--count", "1", "--follow"], lite].concat());
+        assert_eq!(bodies(&found), ["x"]);
+        assert_eq!(found[0]["liteTopic"], if kind == "lite" { json!("room") } else { Value::Null });
+        assert_eq!(found[0]["priority"], if kind == "priority" { json!(7) } else { Value::Null });
+    }
+    let two = server.client_command(&["produce", "lite", "x", "--lite-topic", "room", "--priority", "1"]);
+    assert_eq!(two.status.code(), Some(2), "a message has one type");
+}
+
+#[test]
 fn a_refusal_names_the_code_and_exits_with_1() {
     let dir = directory();
     let server = Server::start(dir.path());
