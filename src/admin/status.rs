@@ -65,8 +65,7 @@ pub fn of_operate(error: OperateError) -> Status {
 
 fn of(error: AdminError, conflict: Code) -> Status {
     let (code, cure) = match error {
-        AdminError::TopicNotFound(_) => (Code::NotFound, "`ferromq topic list` shows what there is"),
-        AdminError::GroupNotFound(_) => (Code::NotFound, "`ferromq group list` shows what there is"),
+        AdminError::TopicNotFound(_) | AdminError::GroupNotFound(_) => (Code::NotFound, ""),
         AdminError::Conflict(_) => (conflict, ""),
         AdminError::Invalid(_) => (Code::InvalidArgument, ""),
         AdminError::TooMany(_) => (Code::ResourceExhausted, "delete some, or raise topicsMax or groupsMax"),

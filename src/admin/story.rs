@@ -3,9 +3,9 @@
 use tonic::Status;
 
 use crate::{
-    broker::{Broker, Copy, Event, Happened, Kind, Standing, State, Story},
+    broker::{Broker, Copy, Event, Gap, Happened, Kind, Standing, State, Story},
     proto::admin::{self as pb, group_standing, life_event, stored_copy},
-    types::GroupName,
+    types::{GroupName, Timestamp},
 };
 
 use super::{
@@ -27,8 +27,26 @@ pub fn explain(broker: &Broker, request: &pb::ExplainMessageRequest) -> Result<p
         copies: copies.into_iter().map(copy).collect(),
         events: events.into_iter().map(event).collect(),
         standings: standings.into_iter().map(standing).collect(),
-        gaps,
+        gaps: gaps.into_iter().map(gap).collect(),
     })
+}
+
+fn gap(gap: Gap) -> String {
+    let time = |at: Timestamp| wire_time(at).map_or_else(|| at.to_string(), |at| at.to_string());
+    match gap {
+        Gap::Deliveries(before) => format!(
+            "deliveries before {} are not all remembered: they are kept in memory, the newest alone, of one call the \
+             first 64 messages, and not over a restart",
+            time(before)
+        ),
+        Gap::Deleted => {
+            "what was recorded of it at first was deleted with the oldest of the log (fileReservedTime)".into()
+        }
+        Gap::TooMuch(after) => {
+            format!("what was recorded after {} was not looked at: there is too much of it", time(after))
+        }
+        Gap::Copies(missing) => missing.to_string(),
+    }
 }
 
 fn copy(copy: Copy) -> pb::StoredCopy {

@@ -56,7 +56,7 @@ pub use pop::{AttemptId, Delivery, Locked, Moved, Position, Progress, Receipt, T
 pub use produce::{Draft, Produced};
 pub use pull::{Pull, Pulled};
 pub use resend::{DeadLetter, DeadLetters, ResendError, Resent};
-pub use story::{Copy, Event, Happened, Kind, Seen, Sighted, Sighting, Standing, State, Story};
+pub use story::{Copy, Event, Gap, Happened, Kind, Seen, Sighted, Sighting, Standing, State, Story};
 pub use transaction::{Askable, Check, Decision, Round, TransactionId};
 
 pub use crate::store::{AppendError, Health, Poisoned, ReadError};

@@ -30,8 +30,8 @@ pub enum FileError {
     TooLarge { path: PathBuf, bytes: u64 },
     #[error("{path} ends in none of .conf, .properties, .toml, .yaml, .yml, .json; rename it after its format")]
     Format { path: PathBuf },
-    #[error("{path}: {why}")]
-    Syntax { path: PathBuf, why: String },
+    #[error("{path}: {why}; it is read as {format}, as its name ends: mend it there, or rename it after its format")]
+    Syntax { path: PathBuf, format: &'static str, why: String },
 }
 
 /// Reads a file in the format that its name says.
@@ -43,14 +43,14 @@ pub fn read(path: &Path) -> Result<Vec<Assignment>, FileError> {
     }
     let text = fs::read_to_string(path).map_err(failed)?;
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
-    let parsed = match extension.as_str() {
-        "conf" | "properties" => properties(&text),
-        "toml" => tree(&text, FileFormat::Toml),
-        "yaml" | "yml" => tree(&text, FileFormat::Yaml),
-        "json" => json(&text),
+    let (format, parsed) = match extension.as_str() {
+        "conf" | "properties" => ("properties (key=value)", properties(&text)),
+        "toml" => ("TOML", tree(&text, FileFormat::Toml)),
+        "yaml" | "yml" => ("YAML", tree(&text, FileFormat::Yaml)),
+        "json" => ("JSON", json(&text)),
         _ => return Err(FileError::Format { path: path.into() }),
     };
-    parsed.map_err(|why| FileError::Syntax { path: path.into(), why })
+    parsed.map_err(|why| FileError::Syntax { path: path.into(), format, why })
 }
 
 /// Java's properties, as `java.util.Properties` reads them: `#` and `!` start comments, `=` or `:` ends the key, a

@@ -234,6 +234,18 @@ fn a_file_that_cannot_be_read_is_named_with_the_cause() {
     let (_dir, path) = file("broker.ini", "a=1");
     let Err(error) = load(&Sources { files: vec![path], ..Sources::default() }) else { panic!("read an .ini") };
     assert!(error.to_string().contains("ends in none of .conf"), "{error}");
+    for (name, text, format) in
+        [("x.toml", "a = [\n", "TOML"), ("x.yml", "a: [b\n c: d", "YAML"), ("x.json", "{", "JSON")]
+    {
+        let (_dir, path) = file(name, text);
+        let Err(error) = load(&Sources { files: vec![path], ..Sources::default() }) else { panic!("read {text}") };
+        assert!(
+            error.to_string().ends_with(&format!(
+                "it is read as {format}, as its name ends: mend it there, or rename it after its format"
+            )),
+            "{error}"
+        );
+    }
 }
 
 /// A sample with every setting switched on.

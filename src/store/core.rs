@@ -80,7 +80,12 @@ impl Core {
         clock: Arc<dyn Clock>,
     ) -> Result<(Arc<Self>, Report), OpenError> {
         let root = config.root.clone();
-        disk.create_dir_all(&root).map_err(|source| OpenError::Directory { path: root.clone(), source })?;
+        disk.create_dir_all(&root).map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+                OpenError::NoDirectory { path: root.clone() }
+            }
+            _ => OpenError::Directory { path: root.clone(), source },
+        })?;
         let lock = take_lock(&config, &*disk)?;
         let abort = Abort { disk: &*disk, root: root.clone() };
         let io = |doing, path: PathBuf| move |source| OpenError::Io { doing, path, source };

@@ -54,6 +54,8 @@ pub enum OpenError {
         "{path}: {source}; check that the directory exists and that this user may write it, or choose another with --store DIR"
     )]
     Directory { path: PathBuf, source: io::Error },
+    #[error("{path} is no directory; move it away, or choose another place with --store DIR")]
+    NoDirectory { path: PathBuf },
     #[error("{path} is in use by process {pid}; stop it, or choose another directory with --store DIR")]
     Locked { path: PathBuf, pid: String },
     #[error("{path}: {why}")]

@@ -38,8 +38,21 @@ pub struct Story {
     pub events: Vec<Event>,
     /// Where its groups are with it now.
     pub standings: Vec<Standing>,
-    /// What cannot be known any more, each a sentence.
-    pub gaps: Vec<String>,
+    /// What cannot be known any more.
+    pub gaps: Vec<Gap>,
+}
+
+/// Something that cannot be known any more.
+#[derive(Clone, Debug)]
+pub enum Gap {
+    /// Deliveries before this time are not all remembered.
+    Deliveries(Timestamp),
+    /// What was recorded at first was deleted with the oldest of the log.
+    Deleted,
+    /// What was recorded after this time was not looked at: there is too much of it.
+    TooMuch(Timestamp),
+    /// Not all copies were found.
+    Copies(LookError),
 }
 
 /// One thing that happened.
@@ -216,7 +229,7 @@ impl Broker {
         let standings = copies.iter().filter(|copy| copy.kind.is_consumed()).flat_map(|copy| self.standings(copy));
         let standings = standings.collect();
         let mut gaps = self.gaps(first.stored_at, &found);
-        gaps.extend(missing.map(|missing| missing.to_string()));
+        gaps.extend(missing.map(Gap::Copies));
         Ok(Some(Story { copies, events, standings, gaps }))
     }
 
@@ -356,23 +369,11 @@ impl Broker {
         consumers.filter_map(of_group).collect()
     }
 
-    fn gaps(&self, stored_at: Timestamp, found: &Found) -> Vec<String> {
-        let mut gaps = Vec::new();
+    fn gaps(&self, stored_at: Timestamp, found: &Found) -> Vec<Gap> {
         let since = self.inner.sightings.complete_since();
-        if stored_at < since {
-            gaps.push(format!(
-                "deliveries before {since} are not all remembered: they are kept in memory, the newest alone, of one call the first 64 messages, and not over a restart"
-            ));
-        }
-        if found.gone_before.is_some() {
-            gaps.push(
-                "what was recorded of it at first was deleted with the oldest of the log (fileReservedTime)".into(),
-            );
-        }
-        if let Some(at) = found.ended_at {
-            gaps.push(format!("what was recorded after {at} was not looked at: there is too much of it"));
-        }
-        gaps
+        let forgotten = (stored_at < since).then_some(Gap::Deliveries(since));
+        let deleted = found.gone_before.is_some().then_some(Gap::Deleted);
+        forgotten.into_iter().chain(deleted).chain(found.ended_at.map(Gap::TooMuch)).collect()
     }
 }
 

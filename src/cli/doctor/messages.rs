@@ -24,8 +24,14 @@ fn cure(code: v2::Code) -> &'static str {
         MessagePropertyConflictWithType, TooManyRequests, TopicNotFound, Unauthorized,
     };
     match code {
-        TopicNotFound => "create the topic (`ferromq topic create NAME`), or name one that exists with --topic",
-        ConsumerGroupNotFound => "create the group (`ferromq group create NAME`), or name one that exists with --group",
+        TopicNotFound => {
+            "this server makes no topics by itself: name one that exists with --topic and a group with --group, or create \
+             the one that it does not know"
+        }
+        ConsumerGroupNotFound => {
+            "this server makes no groups by itself: name one that exists with --group, or create the one that it does not \
+             know"
+        }
         MessagePropertyConflictWithType => "send what the topic takes (--type), or use a topic of another type",
         IllegalTopic | IllegalConsumerGroup => "choose a name of letters, digits, _ and -",
         Forbidden => {

@@ -69,21 +69,15 @@ fn a_directory_that_cannot_be_written_is_one_line_with_path_and_cure() {
     // Root may write anywhere: a file in the way stops it as well.
     let in_the_way = file(dir.path(), "file", "");
     fs::set_permissions(&in_the_way, fs::Permissions::from_mode(0o400)).expect("changed");
-    let store = in_the_way.join("store");
-    let output = run(&[
-        "--store",
-        text(&store),
-        "--set",
-        "grpcServerPort=0",
-        "--set",
-        "adminServerPort=0",
-        "--set",
-        "metricsPromExporterPort=0",
-    ]);
-    assert_eq!(output.status.code(), Some(1));
-    let said = stderr(&output);
-    assert_eq!(said.lines().count(), 1, "{said}");
-    assert!(said.contains(text(&in_the_way)) && said.contains("--store DIR"), "{said}");
+    for store in [in_the_way.join("store"), in_the_way.clone()] {
+        let ports = ["grpcServerPort=0", "adminServerPort=0", "metricsPromExporterPort=0"];
+        let output = run(&[&["--store", text(&store)][..], &ports.map(|port| ["--set", port]).concat()].concat());
+        assert_eq!(output.status.code(), Some(1));
+        let said = stderr(&output);
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(said.contains(&format!("{} is no directory", store.display())), "{said}");
+        assert!(said.contains("--store DIR"), "{said}");
+    }
 }
 
 #[test]
