@@ -110,8 +110,13 @@ annotations:
 {{- $topics := .Values.topics }}
 {{- $groups := .Values.groups }}
 {{- if and .Values.test.enabled (not (include "ferromq.autoTopics" .)) }}
-{{- $topics = append $topics (dict "name" .Values.test.topic "queues" 1) }}
+{{- /* By their names alone: what they have become, or are declared as, is right for the test. */}}
+{{- if not (contains (printf `"name":%s` (toJson .Values.test.topic)) (toJson $topics)) }}
+{{- $topics = append $topics (dict "name" .Values.test.topic) }}
+{{- end }}
+{{- if not (contains (printf `"name":%s` (toJson .Values.test.group)) (toJson $groups)) }}
 {{- $groups = append $groups (dict "name" .Values.test.group) }}
+{{- end }}
 {{- end }}
 {{- if or $topics $groups .Values.prune.enabled }}
 {{- $document := dict "topics" $topics "groups" $groups }}

@@ -424,6 +424,31 @@ fn declared_topics_and_groups_are_applied_and_the_test_pod_passes() {
 }
 
 #[test]
+fn a_declared_document_is_applied_whatever_a_test_pod_made_before() {
+    let Some(tools) = tools() else { return };
+    let dir = directory();
+    let server = Server::start(dir.path());
+    assert!(server.client_command(&["produce", "ferromq-helm-test", "helm test"]).status.success());
+    let values = chart().join("ci/declared-values.yaml");
+    for more in ["topics[0].name=orders", "topics[0].name=ferromq-helm-test", "groups[0].name=ferromq-helm-test"] {
+        let objects = render(&tools, &["-f", text(&values), "--set", more]);
+        let document = of_kind(&objects, "ConfigMap").into_iter().find_map(|m| m["data"]["topics.yaml"].as_str());
+        let document = file(dir.path(), "topics.yaml", document.expect("declared"));
+        let applied = server.admin_command(&["apply", "-f", text(&document)]);
+        assert!(applied.status.success(), "{more}: {}", stderr(&applied));
+    }
+}
+
+/// Otherwise Kubernetes waits for the pod to be ready before it replaces it, and one with a mistaken setting never is.
+#[test]
+fn an_upgrade_replaces_a_pod_that_never_became_ready() {
+    each(|_, args, objects| {
+        let set = of_kind(objects, "StatefulSet")[0];
+        assert_eq!(set["spec"]["podManagementPolicy"], "Parallel", "{args:?}");
+    });
+}
+
+#[test]
 fn the_chart_starts_the_version_that_it_was_tested_with() {
     let chart = fs::read_to_string(chart().join("Chart.yaml")).expect("there");
     assert!(chart.contains(&format!("appVersion: \"{}\"", env!("CARGO_PKG_VERSION"))), "{chart}");
