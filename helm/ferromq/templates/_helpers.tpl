@@ -68,7 +68,9 @@ annotations:
 
 {{- /* The server's settings: what the chart decides, and `config`. */}}
 {{- define "ferromq.settings" -}}
-{{- $own := dict "storePathRootDir" "/var/lib/ferromq" "grpcServerPort" 8081 "adminServerPort" 8083
+{{- /* The name of the broker is the label node_id of its metrics: those of two releases are told apart by it. */}}
+{{- $own := dict "brokerName" (include "ferromq.fullname" .) "storePathRootDir" "/var/lib/ferromq"
+      "grpcServerPort" 8081 "adminServerPort" 8083
       "grpcShutdownTimeSeconds" .Values.drainSeconds "logFormat" "json" "tlsServerMode" .Values.tls.mode }}
 {{- if .Values.metrics.enabled }}
 {{- $own = merge $own (dict "metricsPromExporterHost" "::" "metricsPromExporterPort" .Values.metrics.port) }}

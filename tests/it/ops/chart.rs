@@ -353,6 +353,18 @@ fn the_share_of_traced_calls_is_a_number_or_a_text_and_reaches_the_server_whole(
     }
 }
 
+/// The name of the broker is the label `node_id`, which alert rules and dashboard sum by.
+#[test]
+fn metrics_of_two_releases_are_told_apart() {
+    let Some(tools) = tools() else { return };
+    for (set, name) in [("fullnameOverride=", "mq-ferromq"), ("nameOverride=eu", "mq-eu"), ("config.brokerName=b", "b")]
+    {
+        let objects = render(&tools, &["--set", set]);
+        let settings = of_kind(&objects, "ConfigMap")[0]["data"]["ferromq.yaml"].as_str().expect("settings");
+        assert!(settings.contains(&format!("brokerName: \"{name}\"")), "{set}: {settings}");
+    }
+}
+
 #[test]
 fn changed_settings_restart_the_pod_and_changed_topics_do_not() {
     let Some(tools) = tools() else { return };
