@@ -191,3 +191,29 @@ fn a_server_that_is_still_opening_its_store_is_alive_and_not_ready() {
     assert!(server.thread.join().expect("no panic").is_ok());
     assert!(std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err(), "the port is closed with the server");
 }
+
+#[test]
+fn a_full_disk_is_told_by_readiness_and_takes_nobody_away() {
+    let disk = SimDisk::new();
+    let server = start(&disk);
+    let port = server.ports.ops.expect("it listens");
+    assert_eq!(send(&server.ports), Some(v2::Code::Ok));
+    let until = |is_full: bool| {
+        let told = (0..1000).any(|_| {
+            thread::sleep(Duration::from_millis(10));
+            let ready = probe(port, "/readyz");
+            assert!(ready.contains(" 200 "), "consumers would be kept from making room: {ready}");
+            ready.contains("the disk is full") == is_full
+        });
+        assert!(told, "nothing said that the disk is full: {is_full}");
+    };
+    disk.set_capacity(disk.used());
+    until(true);
+    assert!(send(&server.ports).is_some_and(|code| code != v2::Code::Ok), "it answers, and takes nothing");
+    assert!(probe(port, "/livez").contains(" 200 "));
+    disk.set_capacity(1 << 40);
+    until(false);
+    assert_eq!(send(&server.ports), Some(v2::Code::Ok));
+    server.signals.blocking_send("a test").expect("the server listens");
+    assert!(server.thread.join().expect("no panic").is_ok());
+}

@@ -20,7 +20,11 @@ function check(expr) {
     enter: (node) => {
       if (node.type.isError) complaints.push(`it does not parse at ${node.from}`);
       if (node.name === 'VectorSelector') selectors.push({ metric: '', labels: [] });
-      if (node.name === 'GroupingLabels') groupings.push([]);
+      // Labels that a match of two sides leaves out are those that one of them does not have.
+      if (node.name === 'GroupingLabels') {
+        if (node.node.parent.getChild('Ignoring')) return false;
+        groupings.push([]);
+      }
       if (node.name === 'Identifier' && selectors.length > 0) selectors.at(-1).metric = text(node);
       if (node.name === 'LabelName') {
         const list = node.node.parent.name === 'GroupingLabels' ? groupings.at(-1) : selectors.at(-1).labels;

@@ -68,7 +68,9 @@ annotations:
 
 {{- /* The server's settings: what the chart decides, and `config`. */}}
 {{- define "ferromq.settings" -}}
-{{- $own := dict "storePathRootDir" "/var/lib/ferromq" "grpcServerPort" 8081 "adminServerPort" 8083
+{{- /* The name of the broker is the label node_id of its metrics: those of two releases are told apart by it. */}}
+{{- $own := dict "brokerName" (include "ferromq.fullname" .) "storePathRootDir" "/var/lib/ferromq"
+      "grpcServerPort" 8081 "adminServerPort" 8083
       "grpcShutdownTimeSeconds" .Values.drainSeconds "logFormat" "json" "tlsServerMode" .Values.tls.mode }}
 {{- if .Values.metrics.enabled }}
 {{- $own = merge $own (dict "metricsPromExporterHost" "::" "metricsPromExporterPort" .Values.metrics.port) }}
@@ -110,8 +112,13 @@ annotations:
 {{- $topics := .Values.topics }}
 {{- $groups := .Values.groups }}
 {{- if and .Values.test.enabled (not (include "ferromq.autoTopics" .)) }}
-{{- $topics = append $topics (dict "name" .Values.test.topic "queues" 1) }}
+{{- /* By their names alone: what they have become, or are declared as, is right for the test. */}}
+{{- if not (contains (printf `"name":%s` (toJson .Values.test.topic)) (toJson $topics)) }}
+{{- $topics = append $topics (dict "name" .Values.test.topic) }}
+{{- end }}
+{{- if not (contains (printf `"name":%s` (toJson .Values.test.group)) (toJson $groups)) }}
 {{- $groups = append $groups (dict "name" .Values.test.group) }}
+{{- end }}
 {{- end }}
 {{- if or $topics $groups .Values.prune.enabled }}
 {{- $document := dict "topics" $topics "groups" $groups }}

@@ -57,7 +57,13 @@ fn of_servers() -> Vec<Rule> {
         ),
         rule(
             "FerroMQDiskFillsUp",
-            format!("predict_linear({}[6h], 24 * 3600) < 0", name(Id::StorageFree)),
+            // Prediction alone takes a batch that was just stored, or the first minutes of a scrape, for the next day.
+            format!(
+                "predict_linear({free}[6h], 24 * 3600) < 0 and {free} / ({free} + {beside} {used}) < 0.4",
+                free = name(Id::StorageFree),
+                beside = "ignoring (storage_type, storage_medium)",
+                used = name(Id::StorageSize),
+            ),
             "30m",
             "warning",
             "The disk of {{ $labels.node_id }} will be full within a day",

@@ -353,6 +353,18 @@ fn the_share_of_traced_calls_is_a_number_or_a_text_and_reaches_the_server_whole(
     }
 }
 
+/// The name of the broker is the label `node_id`, which alert rules and dashboard sum by.
+#[test]
+fn metrics_of_two_releases_are_told_apart() {
+    let Some(tools) = tools() else { return };
+    for (set, name) in [("fullnameOverride=", "mq-ferromq"), ("nameOverride=eu", "mq-eu"), ("config.brokerName=b", "b")]
+    {
+        let objects = render(&tools, &["--set", set]);
+        let settings = of_kind(&objects, "ConfigMap")[0]["data"]["ferromq.yaml"].as_str().expect("settings");
+        assert!(settings.contains(&format!("brokerName: \"{name}\"")), "{set}: {settings}");
+    }
+}
+
 #[test]
 fn changed_settings_restart_the_pod_and_changed_topics_do_not() {
     let Some(tools) = tools() else { return };
@@ -421,6 +433,31 @@ fn declared_topics_and_groups_are_applied_and_the_test_pod_passes() {
         let output = server.client_command(&words);
         assert!(output.status.success(), "{words:?}: {}", stderr(&output));
     }
+}
+
+#[test]
+fn a_declared_document_is_applied_whatever_a_test_pod_made_before() {
+    let Some(tools) = tools() else { return };
+    let dir = directory();
+    let server = Server::start(dir.path());
+    assert!(server.client_command(&["produce", "ferromq-helm-test", "helm test"]).status.success());
+    let values = chart().join("ci/declared-values.yaml");
+    for more in ["topics[0].name=orders", "topics[0].name=ferromq-helm-test", "groups[0].name=ferromq-helm-test"] {
+        let objects = render(&tools, &["-f", text(&values), "--set", more]);
+        let document = of_kind(&objects, "ConfigMap").into_iter().find_map(|m| m["data"]["topics.yaml"].as_str());
+        let document = file(dir.path(), "topics.yaml", document.expect("declared"));
+        let applied = server.admin_command(&["apply", "-f", text(&document)]);
+        assert!(applied.status.success(), "{more}: {}", stderr(&applied));
+    }
+}
+
+/// Otherwise Kubernetes waits for the pod to be ready before it replaces it, and one with a mistaken setting never is.
+#[test]
+fn an_upgrade_replaces_a_pod_that_never_became_ready() {
+    each(|_, args, objects| {
+        let set = of_kind(objects, "StatefulSet")[0];
+        assert_eq!(set["spec"]["podManagementPolicy"], "Parallel", "{args:?}");
+    });
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! How the server reaches its users (chart, container, archive), and what operators see of it.
 
+mod alerts;
 mod chart;
 mod container;
 mod dependencies;
