@@ -23,10 +23,6 @@ use crate::types::PhysicalOffset;
 
 /// Between two rounds of the background.
 pub(super) const ROUND: Duration = Duration::from_secs(1);
-/// Between two looks of the index at a log that grows by so many bytes in such a time, or more: the keys of what is
-/// appended are taken over before there is no room for more of them.
-const LOOK: Duration = Duration::from_millis(100);
-const LOOK_BYTES: u64 = 4 << 20;
 /// What is derived is written after so many rounds with something new, or once so many bytes of the log are new: a
 /// restart after a crash reads that much of the log.
 const DERIVE_ROUNDS: u32 = 5;
@@ -111,23 +107,11 @@ impl Drop for Owner {
 
 fn keep_rounds(core: &Core, ends: &(Mutex<bool>, Condvar)) {
     let mut ended = ends.0.lock();
-    let (mut pause, mut left) = (ROUND, ROUND);
-    let mut seen = core.log.marks.get().dispatched;
     while !*ended {
-        ends.1.wait_for(&mut ended, pause.min(left));
-        left = left.saturating_sub(pause);
-        let done = parking_lot::MutexGuard::unlocked(&mut ended, || {
-            if left.is_zero() { core.tick(Derive::WhenDue) } else { core.keep_index_near() }
-        });
-        if done.is_err() {
+        ends.1.wait_for(&mut ended, ROUND);
+        let is_over = parking_lot::MutexGuard::unlocked(&mut ended, || core.tick(Derive::WhenDue).is_err());
+        if is_over {
             return;
-        }
-        let dispatched = core.log.marks.get().dispatched;
-        let rate = LOOK_BYTES * (pause.as_millis() / LOOK.as_millis()) as u64;
-        pause = if seen.until(dispatched) >= rate { LOOK } else { ROUND };
-        seen = dispatched;
-        if left.is_zero() {
-            left = ROUND;
         }
     }
 }
@@ -164,14 +148,6 @@ impl Core {
         let mut next = self.advance(&mut progress, Derive::Now)?;
         next.is_closed = next.recover_from == next.durable;
         self.checkpoint(&mut progress, next)
-    }
-
-    fn keep_index_near(&self) -> Result<(), Poisoned> {
-        match self.index.as_ref().map_or(Ok(()), |index| index.keep_near(&self.log)) {
-            Err(indexing::Error::Index(error)) => self.derived_late(&error),
-            // Whatever cannot be read now is read by the next round, which says why.
-            Err(indexing::Error::Log(_)) | Ok(()) => Ok(()),
-        }
     }
 
     fn look_for_room(&self) {

@@ -16,7 +16,6 @@ use super::{
     AppendError, Config, FlushPolicy, Poisoned, Purpose, Ticket,
     ahead::Ahead,
     dispatch::Dispatcher,
-    fresh_keys::FreshKeys,
     marks::{Intact, Marks},
     record::{self, FILLER_LEN},
     room::Room,
@@ -49,7 +48,6 @@ pub(super) struct CommitLog {
     pub(super) room: Room,
     pub(super) ahead: Ahead,
     pub(super) dispatcher: Dispatcher,
-    pub(super) fresh_keys: FreshKeys,
     pub(super) tail: Mutex<Tail>,
     /// There is something to commit, or the log closes.
     pub(super) work: Condvar,
@@ -119,7 +117,6 @@ impl CommitLog {
             room: Room::new(config.retention.disk_warning_ratio),
             ahead,
             dispatcher: Dispatcher::default(),
-            fresh_keys: FreshKeys::default(),
             tail: Mutex::new(Tail {
                 end,
                 segment,
@@ -158,7 +155,6 @@ impl CommitLog {
         let (stored_at, is_set_back) = self.store_time(&mut tail);
         let at = self.claim(&mut tail, unit.len(), purpose, is_set_back)?;
         let end = at.plus(unit.len());
-        self.fresh_keys.add(at..end, stored_at, unit.keys());
         let appended = match self.policy {
             FlushPolicy::Sync => {
                 let Tail { batch, segment, .. } = &mut *tail;

@@ -152,7 +152,7 @@ impl Core {
     }
 
     pub(super) fn append(&self, messages: &[NewMessage], purpose: Purpose) -> Result<Ticket, AppendError> {
-        self.log.append(Unit::encode(messages, &self.queues, self.log.store_host(), self.index.is_some())?, purpose)
+        self.log.append(Unit::encode(messages, &self.queues, self.log.store_host())?, purpose)
     }
 
     /// See [`super::Store::delete_topic`].

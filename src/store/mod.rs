@@ -3,7 +3,7 @@
 //! ```text
 //!  append ─▶ unit ─▶ commit_log ─▶ segments ─▶ segment ─▶ disk ─▶ (real | sim)
 //!              encode    place        roll        write
-//!                          │ batch, fresh_keys
+//!                          │ batch
 //!                        flush ─▶ marks ─▶ dispatch ─▶ consume_queue, listener
 //!                      write, sync          │
 //!                                       background ─▶ consume_queue files, index files, checkpoint, retention
@@ -27,8 +27,8 @@
 //! - `store-commit` (SYNC_FLUSH): takes everything that waits, writes it, syncs once, dispatches, wakes all.
 //! - `store-flush` (ASYNC_FLUSH): syncs at the interval, sleeps while there is nothing to sync.
 //! - `store-ahead`: writes zeros in front of the log's end and makes the next file.
-//! - `store-rounds`: once a second looks for room on the disk, indexes keys (more often while much is appended), checkpoints;
-//!   every few seconds writes what is derived; now and then deletes old segments.
+//! - `store-rounds`: once a second looks for room on the disk, indexes keys, checkpoints; every few seconds writes what is
+//!   derived; now and then deletes old segments.
 //!
 //! With [`Threads::Stepped`] there are none, and [`Store::step`] does the work on the caller's thread.
 //!
@@ -68,7 +68,6 @@ mod engine;
 pub mod error;
 mod faults;
 mod flush;
-mod fresh_keys;
 mod index_file;
 mod indexing;
 mod marks;

@@ -5,8 +5,6 @@ use std::{cell::Cell, net::SocketAddr, sync::Arc};
 use super::{
     AppendError, Appended, Entry,
     consume_queue::{QueueState, Queues},
-    index_file::key_hash,
-    indexing,
     record::{self, Unplaced},
 };
 use crate::types::{NewMessage, PhysicalOffset, QueueOffset, Timestamp, queue_code};
@@ -22,13 +20,6 @@ thread_local! {
 pub(super) struct Unit {
     buffer: Vec<u8>,
     records: Vec<Pending>,
-    keys: Vec<UnitKey>,
-}
-
-/// The hash of a key of the record at a place in the unit.
-pub(super) struct UnitKey {
-    pub(super) record: u32,
-    pub(super) hash: u32,
 }
 
 struct Pending {
@@ -44,24 +35,17 @@ pub(super) struct Dispatch {
 }
 
 impl Unit {
-    /// Encodes the messages; needs no lock. Their keys are hashed if they are to be indexed.
+    /// Encodes the messages; needs no lock.
     pub(super) fn encode(
         messages: &[NewMessage],
         queues: &Queues,
         store_host: SocketAddr,
-        indexed: bool,
     ) -> Result<Self, AppendError> {
-        let mut unit = Self { buffer: BUFFER.take(), records: Vec::with_capacity(messages.len()), keys: Vec::new() };
+        let mut unit = Self { buffer: BUFFER.take(), records: Vec::with_capacity(messages.len()) };
         unit.buffer.clear();
         for (i, message) in messages.iter().enumerate() {
             let remaining = (messages.len() > 1).then(|| messages.len() - 1 - i);
             let record = record::encode(&mut unit.buffer, message, remaining, store_host)?;
-            if indexed {
-                let keys = indexing::keys_of(message.sys_flag, &message.properties);
-                let hashed =
-                    keys.map(|key| UnitKey { record: record.at as u32, hash: key_hash(message.topic.as_str(), key) });
-                unit.keys.extend(hashed);
-            }
             // The messages of a batch mostly go to one queue.
             let last = unit.records.last().and_then(|last: &Pending| last.queue.as_ref());
             let same = last.filter(|queue| queue.id() == message.queue && *queue.topic() == message.topic);
@@ -81,11 +65,6 @@ impl Unit {
         &self.buffer
     }
 
-    /// In the order of the records.
-    pub(super) fn keys(&self) -> &[UnitKey] {
-        &self.keys
-    }
-
     /// Gives every record its place and hands its queue entry to `dispatch`. Under the log's lock, which is what makes
     /// queue offsets and physical offsets grow together.
     pub(super) fn place(
@@ -94,7 +73,7 @@ impl Unit {
         stored_at: Timestamp,
         mut dispatch: impl FnMut(Dispatch),
     ) -> Vec<Appended> {
-        let Self { buffer, records, .. } = self;
+        let Self { buffer, records } = self;
         let appended = records.drain(..).map(|Pending { record, queue, tags_code }| {
             let physical = at.plus(record.at as u64);
             let queue_offset = queue.as_ref().map_or(QueueOffset::ZERO, |q| q.assign());

@@ -1,5 +1,4 @@
 use std::{
-    ops::ControlFlow,
     sync::atomic::{AtomicU64, Ordering},
     task::Poll,
     time::Duration,
@@ -275,48 +274,6 @@ fn a_search_goes_on_where_the_index_stopped_at_a_message_that_was_sought() {
     store.step().expect("it is written");
     let found = store.find(Sought::any(&topic("t"), "k"), 64, 1000, |_| true).expect("the index is read");
     assert_eq!(found.len(), 40);
-}
-
-#[test]
-fn a_key_is_found_once_whether_it_was_taken_over_or_read_from_the_log() {
-    for flush in [FlushPolicy::Sync, ASYNC] {
-        let mut bench = Bench::new();
-        bench.config.flush = flush;
-        let store = bench.open();
-        let mut places = Vec::new();
-        let mut add = |store: &Store, n: usize| {
-            for _ in 0..n {
-                let key = format!("m{}", places.len());
-                places.push(keep(store, "t", &key).appended[0].physical);
-            }
-            places.clone()
-        };
-        let check = |store: &Store, places: &[PhysicalOffset]| {
-            for (n, place) in places.iter().enumerate() {
-                let mut found = Vec::new();
-                let all = store.walk_key(Sought::any(&topic("t"), &format!("m{n}")), |at, message| {
-                    found.extend(message.map(|_| at));
-                    ControlFlow::Continue(())
-                });
-                assert!(all.expect("the index is read"));
-                assert_eq!(found, [*place], "m{n} with {flush:?}");
-            }
-        };
-        // A few, which are taken over; then more than are kept, over several files of the log; then a few again.
-        for n in [3, 150, 3] {
-            let places = add(&store, n);
-            check(&store, &places);
-        }
-        store.step().expect("it is written");
-        add(&store, 5);
-        store.close();
-        drop(store);
-        bench.disk.remove_dir_all(std::path::Path::new("/store/index")).expect("it is removed");
-        // What this run takes over does not stand for what it found.
-        let store = bench.open();
-        let places = add(&store, 2);
-        check(&store, &places);
-    }
 }
 
 #[test]

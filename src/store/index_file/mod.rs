@@ -26,10 +26,9 @@ use super::{
     disk::{Disk, File, Open},
 };
 use crate::types::{PhysicalOffset, Timestamp};
-use format::{Entry, Header, file_name, is_file_name};
-pub(super) use format::{Shape, key_hash};
-pub(super) use writer::Hashed;
-use writer::{Writer, read_entry, read_header};
+pub(super) use format::Shape;
+use format::{Entry, Header, file_name, is_file_name, key_hash};
+use writer::{Pending, Writer, read_entry, read_header};
 
 /// Keys that wait in memory at most: 8 MiB.
 pub(super) const PENDING_MAX: usize = 1 << 18;
@@ -89,7 +88,7 @@ struct Inner {
     writer: Option<Writer>,
     /// The writer's file is right only up to this entry.
     repair: Option<u32>,
-    pending: VecDeque<Hashed>,
+    pending: VecDeque<Pending>,
     /// Where the newest inserted record lies.
     newest: Option<u64>,
     unsynced: Vec<(PathBuf, Arc<dyn File>)>,
@@ -232,29 +231,17 @@ impl Index {
     /// Takes keys in, all or none. Records come in the order of the log, the keys of one record in one call; records
     /// that are there already are passed over.
     pub fn insert_batch(&self, keys: &[Key<'_>]) -> Result<(), IsFull> {
-        let hashed = |key: &Key<'_>| Hashed {
-            hash: key_hash(key.topic, key.key),
-            physical: key.physical.get(),
-            stored_at: key.stored_at,
-        };
-        self.insert_hashed(&keys.iter().map(hashed).collect::<Vec<_>>())
-    }
-
-    /// The same, with their hashes.
-    pub fn insert_hashed(&self, keys: &[Hashed]) -> Result<(), IsFull> {
         let mut inner = self.inner.lock();
         if inner.pending.len() + keys.len() > PENDING_MAX {
             return Err(IsFull);
         }
         let known = inner.newest;
-        inner.pending.extend(keys.iter().filter(|key| known.is_none_or(|known| key.physical > known)));
-        inner.newest = inner.newest.max(keys.last().map(|key| key.physical));
+        for key in keys.iter().filter(|key| known.is_none_or(|known| key.physical.get() > known)) {
+            let (hash, physical) = (key_hash(key.topic, key.key), key.physical.get());
+            inner.pending.push_back(Pending { hash, physical, stored_at: key.stored_at });
+            inner.newest = Some(physical);
+        }
         Ok(())
-    }
-
-    /// How many keys there is room for.
-    pub fn room(&self) -> usize {
-        PENDING_MAX - self.inner.lock().pending.len()
     }
 
     /// Writes the keys of records below `below`, which must be at or before what is durable; all of them must have been
@@ -384,7 +371,7 @@ impl Index {
         result?;
         let hash = key_hash(topic, key);
         let below = below.get();
-        let is_it = |p: &&Hashed| p.hash == hash && p.physical < below && window.contains(&p.stored_at);
+        let is_it = |p: &&Pending| p.hash == hash && p.physical < below && window.contains(&p.stored_at);
         let waiting = inner.pending.iter().rev().filter(is_it);
         let found = waiting.take(max).map(|p| PhysicalOffset::new(p.physical)).collect();
         let slot = self.shape.slot_of(hash);
