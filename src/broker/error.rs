@@ -27,13 +27,15 @@ pub enum Unconfirmed {
 /// What makes a message one of this type.
 fn what_makes(kind: MessageType) -> &'static str {
     match kind {
-        MessageType::Normal => "a normal one has no message group, delivery time, priority or lite topic",
+        MessageType::Normal => {
+            "a normal one has no message group, delivery time, priority or lite topic, and no transaction"
+        }
         MessageType::Fifo => "a FIFO one has a message group",
         MessageType::Delay => "a delayed one has a delivery time",
         MessageType::Transaction => "a transactional one is sent in a transaction",
         MessageType::Mixed => "a mixed topic takes normal, FIFO, delayed and transactional ones",
         MessageType::Lite => "a lite one names its lite topic",
-        MessageType::Priority => "one with a priority says so",
+        MessageType::Priority => "a message of such a topic has a priority",
     }
 }
 

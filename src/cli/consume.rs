@@ -126,7 +126,6 @@ impl Args {
             Role::LiteConsumer { group, topic, filter }
         };
         let mut client = Client::start(&self.endpoint, role).await?;
-        self.stay(&mut client).await?;
         // A poll that is dropped takes nothing, so that leaving in its midst loses nothing.
         let done = tokio::select! {
             _ = stop => Ok(()),
@@ -146,6 +145,7 @@ impl Args {
     }
 
     async fn receive(&self, client: &mut Client, left: &mut u64) -> Result<(), Error> {
+        self.stay(client).await?;
         let mut last_heartbeat = tokio::time::Instant::now();
         while *left > 0 {
             if last_heartbeat.elapsed() >= HEARTBEAT {
@@ -198,7 +198,7 @@ fn ack_entry(message: v2::Message) -> v2::AckMessageEntry {
     v2::AckMessageEntry {
         message_id: system.message_id,
         receipt_handle: system.receipt_handle.unwrap_or_default(),
-        lite_topic: None,
+        lite_topic: system.lite_topic,
     }
 }
 

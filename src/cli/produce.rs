@@ -2,7 +2,7 @@
 
 use std::{io::BufRead as _, process::ExitCode, time::Duration};
 
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use serde_json::json;
@@ -120,7 +120,13 @@ impl Args {
             async {
                 let sent = client.send(message?).await?;
                 if self.kind.transaction {
-                    client.commit(&self.topic, &sent).await?;
+                    let undecided = || {
+                        let id = &sent.message_id;
+                        format!(
+                            "{id} is stored, and not known to be committed; `ferromq message explain {id}` shows it"
+                        )
+                    };
+                    client.commit(&self.topic, &sent).await.with_context(undecided)?;
                 }
                 anyhow::Ok(sent)
             }

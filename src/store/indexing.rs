@@ -90,14 +90,16 @@ impl Indexing {
             return Ok(());
         }
         let properties = frame.properties_of(bytes);
-        let keys = properties.get(key::UNIQ_KEY).into_iter().chain(keys(properties.get(key::KEYS)));
+        let [id, others] = properties.get_each([key::UNIQ_KEY, key::KEYS]);
+        let keys = id.into_iter().chain(keys(others));
         let key = |key| Key { topic, key, physical: *at, stored_at: frame.stored_at };
         self.index.insert_batch(&keys.map(key).collect::<Vec<_>>())
     }
 
     /// Reads the log up to `until` and makes what lies there durable. Returns below which position that is so.
     pub(super) fn derive(&self, log: &CommitLog, until: PhysicalOffset) -> Result<PhysicalOffset, Error> {
-        let reached = self.follow(log, until, until)?;
+        // A query may have brought it farther.
+        let reached = self.follow(log, until, until)?.min(until);
         self.index.flush(reached)?;
         Ok(self.index.sync()?)
     }

@@ -40,8 +40,8 @@ pub(super) struct End {
     pub(super) defect: Option<Defect>,
 }
 
-/// Reads every record of a range, which must begin where a record does, and hands over those of whole units. A range
-/// that ends where the log has no end is read up to its last whole unit.
+/// Reads every record of a range, which must begin where a unit does, and hands over those of whole units. A unit that
+/// the range ends in is read to its end; where the log ends, up to its last whole unit.
 ///
 /// # Errors
 /// Only what reading says: bytes that are no record end the walk.
@@ -57,7 +57,7 @@ pub(super) fn scan(
     while let Some(segment) = segments.find(at).filter(|_| at < range.end) {
         let mut window = Window::new(segment, range.end);
         let stop = loop {
-            if at >= range.end {
+            if at >= range.end && unit.is_empty() {
                 break None;
             }
             match window.next(at, reading)? {

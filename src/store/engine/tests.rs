@@ -8,6 +8,7 @@ use super::*;
 use crate::{
     store::{
         FlushPolicy, RealDisk, Sought,
+        scan::{Reading, scan},
         testing::{Bench, append, bodies, entries, keep, message, poll_once, queue, topic},
     },
     types::SystemClock,
@@ -274,6 +275,25 @@ fn a_search_goes_on_where_the_index_stopped_at_a_message_that_was_sought() {
     store.step().expect("it is written");
     let found = store.find(Sought::any(&topic("t"), "k"), 64, 1000, |_| true).expect("the index is read");
     assert_eq!(found.len(), 40);
+}
+
+#[test]
+fn a_walk_of_the_log_that_is_to_end_within_a_unit_ends_behind_it() {
+    let bench = Bench::new();
+    let store = bench.open();
+    let first = keep(&store, "t", "alone").end;
+    let unit = ["a", "b", "c"].map(|body| message("t", body));
+    let ticket = store.append(&unit, Purpose::User).expect("the log takes it");
+    store.step_commit().expect("it is committed");
+    keep(&store, "t", "behind");
+    for stop in 1..=first.until(ticket.end) {
+        let mut found = Vec::new();
+        let reading = Reading::Checked { apache_until: PhysicalOffset::ZERO };
+        let range = first..first.plus(stop);
+        let end = scan(&store.core.log.segments, range, reading, |record| found.push(record.at)).expect("it is read");
+        assert_eq!((end.at, end.defect), (ticket.end, None), "{stop} bytes");
+        assert_eq!(found, [0, 1, 2].map(|n| ticket.appended[n].physical));
+    }
 }
 
 #[test]

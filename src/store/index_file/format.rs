@@ -8,7 +8,7 @@
 //!
 //! Entries count from 1. The file's name is the time of its making, `yyyyMMddHHmmssSSS`.
 
-use crate::types::{PhysicalOffset, Timestamp};
+use crate::types::{PhysicalOffset, Timestamp, java_hash_from};
 
 pub(super) const HEADER: u64 = 40;
 pub(super) const SLOT: u64 = 4;
@@ -134,8 +134,7 @@ impl Entry {
 
 /// The hash of a key: Java's of `topic#key`, without its sign.
 pub(super) fn key_hash(topic: &str, key: &str) -> u32 {
-    let units = topic.encode_utf16().chain(std::iter::once(u16::from(b'#'))).chain(key.encode_utf16());
-    let hash = units.fold(0i32, |h, unit| h.wrapping_mul(31).wrapping_add(i32::from(unit)));
+    let hash = [topic, "#", key].into_iter().fold(0, java_hash_from);
     hash.checked_abs().unwrap_or(0) as u32
 }
 
@@ -181,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_hash_without_an_absolute_value_is_0() {
-        assert_eq!(crate::types::java_hash("t#qolygtg"), i32::MIN);
+        assert_eq!(java_hash_from(0, "t#qolygtg"), i32::MIN);
         assert_eq!(key_hash("t", "qolygtg"), 0);
     }
 
