@@ -25,12 +25,12 @@ fn cure(code: v2::Code) -> &'static str {
     };
     match code {
         TopicNotFound => {
-            "this server makes no topics by itself: name one that exists with --topic and a group with --group, or create \
-             the one that it does not know"
+            "this server makes no topics by itself: create it (`ferromq topic create NAME`), or name one that exists with \
+             --topic, and a group with --group"
         }
         ConsumerGroupNotFound => {
-            "this server makes no groups by itself: name one that exists with --group, or create the one that it does not \
-             know"
+            "this server makes no groups by itself: create it (`ferromq group create NAME`), or name one that exists with \
+             --group"
         }
         MessagePropertyConflictWithType => "send what the topic takes (--type), or use a topic of another type",
         IllegalTopic | IllegalConsumerGroup => "choose a name of letters, digits, _ and -",
