@@ -283,7 +283,7 @@ impl CommitLog {
                 Ok(())
             }
             FlushPolicy::Async { .. } => {
-                tail.segment.write(at, bytes).map_err(|e| self.marks.poison("writing to the log", &e))
+                tail.segment.write_mapped(at, bytes).map_err(|e| self.marks.poison("writing to the log", &e))
             }
         }
     }

@@ -70,6 +70,15 @@ pub trait File: Send + Sync {
     fn read_into(&self, at: u64, buf: &mut [u8]) -> io::Result<()>;
     /// Writes all of `bytes` at `at`.
     fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()>;
+    /// The same where [`Self::allocate`] gave the range its blocks, for much at once: cheaper, but whole pieces of the
+    /// file count as written with it. One caller at a time.
+    fn write_mapped(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.write(at, bytes)
+    }
+    /// Prepares for [`Self::write_mapped`] in a range; from any thread.
+    fn make_ready(&self, _at: u64, _len: u64) {}
+    /// No more is written: lets go of what only that needed.
+    fn finish(&self) {}
     /// Gives a range within the file its blocks without writing them: what was not written there before reads as zeros,
     /// and a write there finds room. `Err(Unsupported)` where only writing does so.
     fn allocate(&self, at: u64, len: u64) -> io::Result<()>;

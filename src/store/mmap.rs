@@ -1,12 +1,17 @@
 //! The one file of the library with `unsafe`: a file mapped for reading, handed out as [`Bytes`] that keep the map alive;
-//! and one call to the system.
+//! a file mapped for writing; what is said when a page of a map is lost; and a call to the system.
 //!
 //! Please leave it alone unless the facts below still hold after your change.
 
-use std::{fs::File, io};
+use std::{
+    fs::File,
+    io,
+    ops::Range,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use bytes::Bytes;
-use memmap2::MmapOptions;
+use memmap2::{MmapOptions, MmapRaw};
 
 /// Maps the first `len` bytes of a file. The map ends when the last slice of it is dropped, also when the file was
 /// removed in between.
@@ -23,6 +28,95 @@ pub(super) fn map(file: &File, len: usize) -> io::Result<Bytes> {
     //   range that was handed out (recovery cuts the tail before anything is read through a map).
     let map = unsafe { MmapOptions::new().len(len).map(file)? };
     Ok(Bytes::from_owner(map))
+}
+
+/// Bytes of pages that a writer who finds none ready makes ready at least. The kernel then takes them in large pieces,
+/// which is most of what such a map saves.
+const READY: usize = 256 << 10;
+
+/// A file mapped to be written behind what was written.
+///
+/// A write into the map takes half the time of one by a call: the page cache is filled in pieces of up to 128 KiB, no lock
+/// of the file is taken, and the kernel has less to do when it writes them back. Whole pieces count as written then, so it
+/// is not for small records that are each synced.
+pub(super) struct WriteMap {
+    map: MmapRaw,
+    /// Up to here, from the last write on, the pages can be written.
+    ready: AtomicUsize,
+}
+
+impl WriteMap {
+    /// Maps the first `len` bytes, the file's length.
+    ///
+    /// # Errors
+    /// Also where a file system does not promise that a write into a map finds room in blocks that are there.
+    pub(super) fn new(file: &File, len: u64) -> io::Result<Self> {
+        if !is_in_place(file)? {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        Ok(Self { map: MmapOptions::new().len(len).map_raw(file)?, ready: AtomicUsize::new(0) })
+    }
+
+    /// Writes `bytes`, which have their blocks; nothing when it fails. One caller at a time.
+    ///
+    /// # Errors
+    /// The pages cannot be had, for which the kernel has one error whatever the reason is.
+    #[expect(unsafe_code, reason = "a map of a file is written through a pointer; see the proof inside")]
+    pub(super) fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let range = self.range(at, bytes.len() as u64)?;
+        if range.end > self.ready.load(Ordering::Relaxed) {
+            self.make_ready(at, (range.end.next_multiple_of(READY) - range.start) as u64)?;
+        }
+        // SAFETY: the range lies within the map, which lives as long as `self`. Nobody has a reference to its memory: one
+        // caller at a time touches it, and here alone. Other maps of the same file are only read, and only below what was
+        // published, while the store writes a file's byte only before it publishes the position behind it (see `map`).
+        unsafe { self.map.as_mut_ptr().add(range.start).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    /// Has the kernel take the pages of a range, or of the part of it that the file has, for writing, and say so if it
+    /// cannot: a write into a page that cannot be had ends the process.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub(super) fn make_ready(&self, at: u64, len: u64) -> io::Result<()> {
+        let range = self.range(at, len.min((self.map.len() as u64).saturating_sub(at)))?;
+        let from = self.ready.load(Ordering::Relaxed).clamp(range.start, range.end);
+        if from < range.end {
+            populate(&self.map, from, range.end - from)?;
+            self.ready.fetch_max(range.end, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn range(&self, at: u64, len: u64) -> io::Result<Range<usize>> {
+        let end = at.checked_add(len).filter(|end| *end <= self.map.len() as u64);
+        end.map(|end| at as usize..end as usize).ok_or(io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn populate(map: &MmapRaw, at: usize, len: usize) -> io::Result<()> {
+    map.advise_range(memmap2::Advice::PopulateWrite, at, len)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn populate(_map: &MmapRaw, _at: usize, _len: usize) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// True on file systems that write a block again where it lies, so that blocks once taken are room enough: ext4 and XFS.
+#[cfg(target_os = "linux")]
+fn is_in_place(file: &File) -> io::Result<bool> {
+    const EXT4: u64 = 0xef53;
+    const XFS: u64 = 0x5846_5342;
+    Ok(matches!(rustix::fs::fstatfs(file)?.f_type as u64, EXT4 | XFS))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_in_place(_file: &File) -> io::Result<bool> {
+    Ok(false)
 }
 
 /// Starts writing a range of a file back to the device and does not wait for it.
@@ -46,3 +140,30 @@ pub(super) fn write_back(file: &File, at: u64, len: u64) -> io::Result<()> {
 pub(super) fn write_back(_file: &File, _at: u64, _len: u64) -> io::Result<()> {
     Ok(())
 }
+
+/// From now on the process says why it ends when a page of a mapped file can be neither read nor written. Without it, it
+/// would end without a word.
+#[cfg(unix)]
+#[expect(unsafe_code, reason = "only the kernel knows of it, and tells by a signal")]
+pub(super) fn explain_lost_pages() {
+    const TEXT: &[u8] =
+        b"ferromq: a file of the store cannot be read or written any more (SIGBUS): its disk failed, or \
+        another program made it shorter; the kernel's log may say more; see to the disk, then start again\n";
+    extern "C" fn lost(_signal: libc::c_int) {
+        // SAFETY: both calls may be made in a signal handler; the text lives as long as the program.
+        unsafe {
+            libc::write(libc::STDERR_FILENO, TEXT.as_ptr().cast(), TEXT.len());
+            libc::_exit(1);
+        }
+    }
+    // SAFETY: a zeroed `sigaction` is a valid one without flags and mask; `lost` has the type that goes without
+    // `SA_SIGINFO`, and touches nothing of the program.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = lost as extern "C" fn(libc::c_int) as usize;
+        libc::sigaction(libc::SIGBUS, &action, std::ptr::null_mut());
+    }
+}
+
+#[cfg(not(unix))]
+pub(super) fn explain_lost_pages() {}

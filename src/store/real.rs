@@ -9,17 +9,26 @@ use std::{
 };
 
 use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use rustix::fs::FlockOperation;
 
 use super::{
     disk::{Disk, File, Open, Space},
-    mmap,
+    mmap::{self, WriteMap},
 };
 
 /// The machine's file system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealDisk;
+
+impl RealDisk {
+    /// The machine's file system, for a server: from now on the process says why it ends when a mapped file of the store is
+    /// lost under it.
+    pub fn of_a_server() -> Self {
+        mmap::explain_lost_pages();
+        Self
+    }
+}
 
 impl Disk for RealDisk {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn File>> {
@@ -34,7 +43,8 @@ impl Disk for RealDisk {
                 options.write(true).create_new(true);
             }
         }
-        Ok(Arc::new(RealFile { file: options.open(path)?, path: path.to_owned(), map: RwLock::default() }))
+        let (file, path) = (options.open(path)?, path.to_owned());
+        Ok(Arc::new(RealFile { file, path, map: RwLock::default(), writing: Mutex::default() }))
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -118,9 +128,34 @@ struct RealFile {
     path: PathBuf,
     /// Made by the first read, over the length that the file then has.
     map: RwLock<Bytes>,
+    writing: Mutex<Writing>,
+}
+
+/// How [`File::write_mapped`] writes.
+#[derive(Default)]
+enum Writing {
+    /// Nothing was written that way yet.
+    #[default]
+    Unused,
+    Map(Arc<WriteMap>),
+    /// By calls: a map could not be had, or is not needed any more.
+    Calls,
 }
 
 impl RealFile {
+    /// The map to write through, if there can be one.
+    fn write_map(&self) -> Option<Arc<WriteMap>> {
+        let mut writing = self.writing.lock();
+        if let Writing::Unused = *writing {
+            let map = self.len().and_then(|len| WriteMap::new(&self.file, len));
+            *writing = map.map_or(Writing::Calls, |map| Writing::Map(map.into()));
+        }
+        match &*writing {
+            Writing::Map(map) => Some(map.clone()),
+            _ => None,
+        }
+    }
+
     fn mapped(&self, end: u64) -> io::Result<Bytes> {
         let mut map = self.map.write();
         if (map.len() as u64) < end {
@@ -146,6 +181,7 @@ impl File for RealFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         // A map over a part that goes away would kill the process when it is read.
         *self.map.write() = Bytes::new();
+        *self.writing.lock() = Writing::Unused;
         self.file.set_len(len)
     }
 
@@ -170,6 +206,27 @@ impl File for RealFile {
 
     fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all_at(bytes, at)
+    }
+
+    fn write_mapped(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        match self.write_map().map(|map| map.write(at, bytes)) {
+            Some(Ok(())) => Ok(()),
+            None => self.write(at, bytes),
+            Some(Err(_)) => {
+                // A call does it, or says why not.
+                *self.writing.lock() = Writing::Calls;
+                self.write(at, bytes)
+            }
+        }
+    }
+
+    fn make_ready(&self, at: u64, len: u64) {
+        // What fails here fails again for the writer, who has a way out.
+        let _ = self.write_map().map(|map| map.make_ready(at, len));
+    }
+
+    fn finish(&self) {
+        *self.writing.lock() = Writing::Calls;
     }
 
     #[cfg(target_os = "linux")]
@@ -197,3 +254,6 @@ impl File for RealFile {
         mmap::write_back(&self.file, at, len)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,8 +37,10 @@ pub(super) struct Segment {
     file: Arc<dyn File>,
     written: AtomicU64,
     backed: AtomicU64,
-    /// Held by whoever moves one of the two.
-    extending: Mutex<()>,
+    /// Held by whoever writes zeros, or data where zeros may be written.
+    zeroing: Mutex<()>,
+    /// Held by whoever takes blocks. Not needed to write: that may take long.
+    backing: Mutex<()>,
 }
 
 impl Segment {
@@ -65,7 +67,7 @@ impl Segment {
     /// A file that is there and has its length, of which the first bytes were really written.
     pub(super) fn over(file: Arc<dyn File>, base: PhysicalOffset, len: u64, written: u64) -> Self {
         let (written, backed) = (AtomicU64::new(written), AtomicU64::new(written));
-        Self { base, len, file, written, backed, extending: Mutex::new(()) }
+        Self { base, len, file, written, backed, zeroing: Mutex::default(), backing: Mutex::default() }
     }
 
     /// The same file, with the log's end in it.
@@ -103,19 +105,45 @@ impl Segment {
 
     /// Writes behind what was written, or over the zeros there. One caller at a time.
     pub(super) fn write(&self, at: PhysicalOffset, bytes: &[u8]) -> io::Result<()> {
+        self.put(at, bytes, |mut at, mut rest| {
+            while !rest.is_empty() {
+                let (piece, behind) = rest.split_at(rest.len().min((PIECE - at % PIECE) as usize));
+                self.file.write(at, piece)?;
+                (at, rest) = (at + piece.len() as u64, behind);
+            }
+            Ok(())
+        })
+    }
+
+    /// The same, where much is written until the next sync.
+    pub(super) fn write_mapped(&self, at: PhysicalOffset, bytes: &[u8]) -> io::Result<()> {
+        self.put(at, bytes, |at, bytes| self.file.write_mapped(at, bytes))
+    }
+
+    fn put(
+        &self,
+        at: PhysicalOffset,
+        bytes: &[u8],
+        write: impl FnOnce(u64, &[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
         let from = self.local(at);
         let to = from + bytes.len() as u64;
         debug_assert!(from <= self.written() && to <= self.backed());
         // Where zeros may be on their way, they must not come after the data.
-        let _one = (to > self.written()).then(|| self.extending.lock());
-        let (mut at, mut rest) = (from, bytes);
-        while !rest.is_empty() {
-            let (piece, behind) = rest.split_at(rest.len().min((PIECE - at % PIECE) as usize));
-            self.file.write(at, piece)?;
-            (at, rest) = (at + piece.len() as u64, behind);
-        }
+        let _one = (to > self.written()).then(|| self.zeroing.lock());
+        write(from, bytes)?;
         self.written.fetch_max(to, Ordering::Release);
         Ok(())
+    }
+
+    /// Prepares for [`Self::write_mapped`], as far as there are blocks.
+    pub(super) fn make_ready(&self, at: u64, len: u64) {
+        self.file.make_ready(at, len.min(self.backed().saturating_sub(at)));
+    }
+
+    /// No more is written to it: lets go of what [`Self::write_mapped`] needed.
+    pub(super) fn finish(&self) {
+        self.file.finish();
     }
 
     /// Writes what is there already, so that the next sync counts it.
@@ -145,7 +173,7 @@ impl Segment {
         if self.backed() >= to {
             return Ok(());
         }
-        let one = self.extending.lock();
+        let _one = self.backing.lock();
         let from = self.backed();
         if from >= to {
             return Ok(());
@@ -157,13 +185,10 @@ impl Segment {
             other => other.map(|()| stretch),
         };
         match taken {
-            Ok(to) => self.backed.store(to, Ordering::Release),
-            Err(e) if e.kind() == io::ErrorKind::Unsupported => {
-                drop(one);
-                return self.zero(to);
-            }
+            Ok(to) => self.backed.fetch_max(to, Ordering::Release),
+            Err(e) if e.kind() == io::ErrorKind::Unsupported => return self.zero(to),
             Err(e) => return Err(e),
-        }
+        };
         Ok(())
     }
 
@@ -172,7 +197,7 @@ impl Segment {
     pub(super) fn zero(&self, to: u64) -> io::Result<()> {
         let to = to.min(self.len);
         loop {
-            let _one = self.extending.lock();
+            let _one = self.zeroing.lock();
             let at = self.written();
             if at >= to {
                 return Ok(());

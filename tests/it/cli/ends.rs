@@ -181,6 +181,20 @@ fn a_disk_that_fails_ends_the_server_with_1_and_the_reason_and_keeps_what_was_ac
 }
 
 #[test]
+fn a_file_that_is_lost_under_its_map_ends_the_server_with_1_and_the_reason() {
+    let dir = directory();
+    let server = Server::start(dir.path());
+    assert!(server.client_command(&["produce", "kept", "before"]).status.success());
+    let first = dir.path().join("store/commitlog/00000000000000000000");
+    std::fs::File::options().write(true).open(&first).expect("the log").set_len(0).expect("cut");
+    assert!(!server.client_command(&["consume", "kept", "--group", "g"]).status.success());
+    let ended = server.ended();
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.log);
+    let last = ended.log.lines().last().unwrap_or_default();
+    assert!(last.starts_with("ferromq: ") && last.contains("made it shorter"), "{}", ended.log);
+}
+
+#[test]
 fn the_grace_of_a_shutdown_is_the_one_that_was_set() {
     let dir = directory();
     let server = Server::start_with(dir.path(), &["--set", "grpcShutdownTimeSeconds=0"]);
