@@ -185,9 +185,11 @@ fn a_file_that_is_lost_under_its_map_ends_the_server_with_1_and_the_reason() {
     let dir = directory();
     let server = Server::start(dir.path());
     assert!(server.client_command(&["produce", "kept", "before"]).status.success());
+    // Reading maps the file.
+    assert!(server.client_command(&["consume", "kept", "--group", "first"]).status.success());
     let first = dir.path().join("store/commitlog/00000000000000000000");
     std::fs::File::options().write(true).open(&first).expect("the log").set_len(0).expect("cut");
-    assert!(!server.client_command(&["consume", "kept", "--group", "g"]).status.success());
+    assert!(!server.client_command(&["consume", "kept", "--group", "second"]).status.success());
     let ended = server.ended();
     assert_eq!(ended.status.code(), Some(1), "{}", ended.log);
     let last = ended.log.lines().last().unwrap_or_default();
