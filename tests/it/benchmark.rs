@@ -58,8 +58,14 @@ fn a_benchmark_of_nobody_fails_and_names_the_address() {
 fn compare_measures_all_three_and_removes_its_stores() {
     let dir = harness::directory();
     let quick = ["--rounds", "1", "--duration", "200ms", "--warmup", "100ms", "--receive", "3000", "--json"];
-    let args = [&["benchmark", "compare", "--store", harness::text(dir.path())][..], &quick].concat();
+    let prepared = harness::directory();
+    let prepare = format!("echo x >> {}", harness::text(&prepared.path().join("times")));
+    let prepare = ["--prepare", &prepare];
+    let args = [&["benchmark", "compare", "--store", harness::text(dir.path())][..], &quick, &prepare].concat();
     let told = json(&harness::run(&args));
+    // Three subjects, each sending, sending batches and receiving.
+    let times = fs::read_to_string(prepared.path().join("times")).expect("it was run");
+    assert_eq!(times.lines().count(), 9);
     let subjects: Vec<_> = told["samples"].as_array().expect("samples").iter().map(|s| s["subject"].clone()).collect();
     assert_eq!(subjects, ["yardstick", "async", "sync"]);
     for sample in told["samples"].as_array().expect("samples") {

@@ -48,6 +48,10 @@ pub struct Args {
     /// Messages to receive
     #[arg(long, value_name = "N", default_value_t = 150_000, value_parser = clap::value_parser!(u64).range(1..))]
     receive: u64,
+    /// Shell command to run before each measurement, for instance one that touches all free memory: a virtual machine may
+    /// have given it back to its host
+    #[arg(long, value_name = "COMMAND")]
+    prepare: Option<String>,
     /// A setting for the server (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,

@@ -1,6 +1,11 @@
 //! One subject, once.
 
-use std::{fmt, thread, time::Duration};
+use std::{
+    fmt,
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, ensure};
 use serde::Serialize;
@@ -68,6 +73,7 @@ pub fn take(args: &Args, stage: &Stage, subject: Subject) -> anyhow::Result<Samp
     thread::sleep(IDLE);
     let idle_rss_anon_kib = running.rss_anon_kib()?;
     let send = |batch| {
+        prepare(args)?;
         let shape = Shape { size: args.size, batch, kind: Kind::Normal, delay: Duration::ZERO };
         let plan = produce::plan(&load(TOPIC), &shape, Goal::Time(args.duration), None);
         measure(&running, args.size, || produce::load(plan, &shape))
@@ -79,6 +85,7 @@ pub fn take(args: &Args, stage: &Stage, subject: Subject) -> anyhow::Result<Samp
     if subject != Subject::Yardstick {
         consume::fill(&load, GROUP, &Filling::of(Wanted::All, args.size), args.receive)?;
     }
+    prepare(args)?;
     let mut plan = consume::plan(&load, GROUP, Wanted::All, args.batch, args.receive);
     // Measured from the first poll on: it is over in a second or two.
     (plan.warmup, plan.limit) = (Duration::ZERO, RECEIVE_LIMIT);
@@ -90,6 +97,15 @@ pub fn take(args: &Args, stage: &Stage, subject: Subject) -> anyhow::Result<Samp
     })
     .context("receiving")?;
     Ok(Sample { subject, first_ack_ms, idle_rss_anon_kib, single, batch, receive })
+}
+
+/// Runs what the user wants to be done before a measurement.
+fn prepare(args: &Args) -> anyhow::Result<()> {
+    let Some(command) = &args.prepare else { return Ok(()) };
+    let status = Command::new("sh").args(["-c", command]).stdin(Stdio::null()).stdout(Stdio::null()).status();
+    let status = status.context("running sh for --prepare")?;
+    ensure!(status.success(), "--prepare {command:?} ended with {status}");
+    Ok(())
 }
 
 /// Milliseconds from exec.
