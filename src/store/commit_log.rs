@@ -163,7 +163,7 @@ impl CommitLog {
                 appended
             }
             FlushPolicy::Async { .. } => {
-                let mut dispatches = Vec::with_capacity(1);
+                let mut dispatches = Vec::with_capacity(unit.count());
                 let appended = unit.place(at, stored_at, |dispatch| dispatches.push(dispatch));
                 self.put(&mut tail, at, unit.bytes())?;
                 self.marks.written.advance(end);

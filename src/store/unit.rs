@@ -61,6 +61,11 @@ impl Unit {
         self.buffer.len() as u64
     }
 
+    /// Records.
+    pub(super) fn count(&self) -> usize {
+        self.records.len()
+    }
+
     pub(super) fn bytes(&self) -> &[u8] {
         &self.buffer
     }
