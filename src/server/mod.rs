@@ -72,7 +72,8 @@ pub fn run(loaded: Loaded, ports_file: Option<PathBuf>) -> Result<(), Error> {
     if let Some(path) = &ports_file {
         ports_file::remove(path).map_err(|source| Error::PortsFile { path: path.clone(), source })?;
     }
-    let ended = run_on(control, Arc::new(RealDisk::of_a_server()), loaded, signals, |ready| {
+    store::explain_lost_pages();
+    let ended = run_on(control, Arc::new(RealDisk), loaded, signals, |ready| {
         // Before the text: who waits for that finds the file.
         if let Some(path) = ports_file.clone() {
             ports_file::write(&path, &ready.ports).map_err(|source| Error::PortsFile { path, source })?;

@@ -283,7 +283,11 @@ impl CommitLog {
                 Ok(())
             }
             FlushPolicy::Async { .. } => {
-                tail.segment.write_mapped(at, bytes).map_err(|e| self.marks.poison("writing to the log", &e))
+                // On a full disk a page may ask for blocks beyond those that the record has.
+                let is_mapped = !self.room.is_out();
+                let segment = &tail.segment;
+                let written = if is_mapped { segment.write_mapped(at, bytes) } else { segment.write(at, bytes) };
+                written.map_err(|e| self.marks.poison("writing to the log", &e))
             }
         }
     }

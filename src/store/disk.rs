@@ -70,14 +70,16 @@ pub trait File: Send + Sync {
     fn read_into(&self, at: u64, buf: &mut [u8]) -> io::Result<()>;
     /// Writes all of `bytes` at `at`.
     fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()>;
-    /// The same where [`Self::allocate`] gave the range its blocks, for much at once: cheaper, but whole pieces of the
-    /// file count as written with it. One caller at a time.
-    fn write_mapped(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
-        self.write(at, bytes)
+    /// The same through a map, where [`Self::allocate`] gave the range its blocks: cheaper, but whole pieces of the file
+    /// count as written with it. `false`, and nothing is written, where that cannot be done. One caller at a time.
+    fn write_mapped(&self, _at: u64, _bytes: &[u8]) -> bool {
+        false
     }
-    /// Prepares for [`Self::write_mapped`] in a range; from any thread.
-    fn make_ready(&self, _at: u64, _len: u64) {}
-    /// No more is written: lets go of what only that needed.
+    /// Prepares a range for [`Self::write_mapped`], from any thread. `false` where that writes nothing.
+    fn make_ready(&self, _at: u64, _len: u64) -> bool {
+        false
+    }
+    /// No more is written: lets go of what only [`Self::write_mapped`] needed.
     fn finish(&self) {}
     /// Gives a range within the file its blocks without writing them: what was not written there before reads as zeros,
     /// and a write there finds room. `Err(Unsupported)` where only writing does so.

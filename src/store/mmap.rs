@@ -12,6 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use memmap2::{MmapOptions, MmapRaw};
+use parking_lot::Mutex;
 
 /// Maps the first `len` bytes of a file. The map ends when the last slice of it is dropped, also when the file was
 /// removed in between.
@@ -32,17 +33,19 @@ pub(super) fn map(file: &File, len: usize) -> io::Result<Bytes> {
 
 /// Bytes of pages that a writer who finds none ready makes ready at least. The kernel then takes them in large pieces,
 /// which is most of what such a map saves.
-const READY: usize = 256 << 10;
+const STEP: usize = 256 << 10;
 
 /// A file mapped to be written behind what was written.
 ///
-/// A write into the map takes half the time of one by a call: the page cache is filled in pieces of up to 128 KiB, no lock
-/// of the file is taken, and the kernel has less to do when it writes them back. Whole pieces count as written then, so it
-/// is not for small records that are each synced.
+/// A write into pages that are ready takes half the time of one by a call: the page cache is filled in pieces of up to
+/// 128 KiB, no lock of the file is taken, and the kernel has less to do when it writes them back. Whole pieces count as
+/// written then, so it is not for small records that are each synced.
 pub(super) struct WriteMap {
     map: MmapRaw,
-    /// Up to here, from the last write on, the pages can be written.
+    /// Up to here, from the last write on, the pages were made ready.
     ready: AtomicUsize,
+    /// Held by the one who writes.
+    writer: Mutex<()>,
 }
 
 impl WriteMap {
@@ -55,28 +58,38 @@ impl WriteMap {
             return Err(io::ErrorKind::Unsupported.into());
         }
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        Ok(Self { map: MmapOptions::new().len(len).map_raw(file)?, ready: AtomicUsize::new(0) })
+        Ok(Self {
+            map: MmapOptions::new().len(len).map_raw(file)?,
+            ready: AtomicUsize::new(0),
+            writer: Mutex::default(),
+        })
     }
 
-    /// Writes `bytes`, which have their blocks; nothing when it fails. One caller at a time.
+    /// Writes `bytes`, which have their blocks; nothing when it fails.
     ///
     /// # Errors
     /// The pages cannot be had, for which the kernel has one error whatever the reason is.
     #[expect(unsafe_code, reason = "a map of a file is written through a pointer; see the proof inside")]
     pub(super) fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
         let range = self.range(at, bytes.len() as u64)?;
+        let _one = self.writer.lock();
         if range.end > self.ready.load(Ordering::Relaxed) {
-            self.make_ready(at, (range.end.next_multiple_of(READY) - range.start) as u64)?;
+            let step = (range.end.next_multiple_of(STEP) - range.start) as u64;
+            // Behind the range there may be no blocks.
+            self.make_ready(at, step).or_else(|_| self.make_ready(at, bytes.len() as u64))?;
         }
-        // SAFETY: the range lies within the map, which lives as long as `self`. Nobody has a reference to its memory: one
-        // caller at a time touches it, and here alone. Other maps of the same file are only read, and only below what was
-        // published, while the store writes a file's byte only before it publishes the position behind it (see `map`).
+        // SAFETY: the range lies within the map, which lives as long as `self`, and nobody has a reference to its memory.
+        // - Writers: here alone, one at a time. Zeros that a call writes keep away from data (`Segment` has a lock for it).
+        // - Readers have other maps of the same file. They may share a page with what is written here, never a byte: they
+        //   read below what was published, and the store writes a byte only before it publishes the position behind it.
+        // - A file is not made shorter while it is mapped for writing (`RealFile::set_len` drops the map before).
         unsafe { self.map.as_mut_ptr().add(range.start).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
         Ok(())
     }
 
     /// Has the kernel take the pages of a range, or of the part of it that the file has, for writing, and say so if it
-    /// cannot: a write into a page that cannot be had ends the process.
+    /// cannot: a write into a page that cannot be had ends the process. What was written back since is taken anew by the
+    /// write itself; its blocks are there.
     ///
     /// # Errors
     /// As [`Self::write`].
@@ -106,16 +119,17 @@ fn populate(_map: &MmapRaw, _at: usize, _len: usize) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// True on file systems that write a block again where it lies, so that blocks once taken are room enough: ext4 and XFS.
+/// True on file systems that write a block again where it lies, so that blocks once taken are room enough: ext4, and XFS
+/// but for blocks that another file shares (`cp` of a live log).
 #[cfg(target_os = "linux")]
-fn is_in_place(file: &File) -> io::Result<bool> {
+pub(super) fn is_in_place(file: &File) -> io::Result<bool> {
     const EXT4: u64 = 0xef53;
     const XFS: u64 = 0x5846_5342;
     Ok(matches!(rustix::fs::fstatfs(file)?.f_type as u64, EXT4 | XFS))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn is_in_place(_file: &File) -> io::Result<bool> {
+pub(super) fn is_in_place(_file: &File) -> io::Result<bool> {
     Ok(false)
 }
 
@@ -145,10 +159,10 @@ pub(super) fn write_back(_file: &File, _at: u64, _len: u64) -> io::Result<()> {
 /// would end without a word.
 #[cfg(unix)]
 #[expect(unsafe_code, reason = "only the kernel knows of it, and tells by a signal")]
-pub(super) fn explain_lost_pages() {
+pub fn explain_lost_pages() {
     const TEXT: &[u8] =
-        b"ferromq: a file of the store cannot be read or written any more (SIGBUS): its disk failed, or \
-        another program made it shorter; the kernel's log may say more; see to the disk, then start again\n";
+        b"ferromq: a file of the store cannot be read or written any more (SIGBUS): its disk failed \
+        or is full, or another program made it shorter; the kernel's log may say more; see to the disk, then start again\n";
     extern "C" fn lost(_signal: libc::c_int) {
         // SAFETY: both calls may be made in a signal handler; the text lives as long as the program.
         unsafe {
@@ -166,4 +180,4 @@ pub(super) fn explain_lost_pages() {
 }
 
 #[cfg(not(unix))]
-pub(super) fn explain_lost_pages() {}
+pub fn explain_lost_pages() {}

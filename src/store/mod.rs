@@ -26,7 +26,8 @@
 //!   ASYNC_FLUSH the appender writes and dispatches them itself.
 //! - `store-commit` (SYNC_FLUSH): takes everything that waits, writes it, syncs once, dispatches, wakes all.
 //! - `store-flush` (ASYNC_FLUSH): syncs at the interval, sleeps while there is nothing to sync.
-//! - `store-ahead`: writes zeros in front of the log's end and makes the next file.
+//! - `store-ahead`: takes blocks in front of the log's end, has zeros (SYNC_FLUSH) or pages (ASYNC_FLUSH) there, and makes
+//!   the next file.
 //! - `store-rounds`: once a second looks for room on the disk, indexes keys, checkpoints; every few seconds writes what is
 //!   derived; now and then deletes old segments.
 //!
@@ -92,5 +93,6 @@ pub use by_key::Sought;
 pub use config::{Config, FlushPolicy, Retention, Threads};
 pub use engine::{Appended, Arrival, Entry, Health, Purpose, Queue, Store, Ticket, Watermarks};
 pub use error::{AppendError, OpenError, Poisoned, ReadError};
+pub use mmap::explain_lost_pages;
 pub use real::RealDisk;
 pub use report::{Report, Torn};

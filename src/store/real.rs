@@ -21,15 +21,6 @@ use super::{
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealDisk;
 
-impl RealDisk {
-    /// The machine's file system, for a server: from now on the process says why it ends when a mapped file of the store is
-    /// lost under it.
-    pub fn of_a_server() -> Self {
-        mmap::explain_lost_pages();
-        Self
-    }
-}
-
 impl Disk for RealDisk {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn File>> {
         let mut options = OpenOptions::new();
@@ -181,7 +172,8 @@ impl File for RealFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         // A map over a part that goes away would kill the process when it is read.
         *self.map.write() = Bytes::new();
-        *self.writing.lock() = Writing::Unused;
+        let mut writing = self.writing.lock();
+        *writing = Writing::Unused;
         self.file.set_len(len)
     }
 
@@ -208,21 +200,19 @@ impl File for RealFile {
         self.file.write_all_at(bytes, at)
     }
 
-    fn write_mapped(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
-        match self.write_map().map(|map| map.write(at, bytes)) {
-            Some(Ok(())) => Ok(()),
-            None => self.write(at, bytes),
-            Some(Err(_)) => {
-                // A call does it, or says why not.
-                *self.writing.lock() = Writing::Calls;
-                self.write(at, bytes)
-            }
+    fn write_mapped(&self, at: u64, bytes: &[u8]) -> bool {
+        let Some(map) = self.write_map() else { return false };
+        let written = map.write(at, bytes).is_ok();
+        if !written {
+            // From now on calls do it, or say why not.
+            *self.writing.lock() = Writing::Calls;
         }
+        written
     }
 
-    fn make_ready(&self, at: u64, len: u64) {
-        // What fails here fails again for the writer, who has a way out.
-        let _ = self.write_map().map(|map| map.make_ready(at, len));
+    fn make_ready(&self, at: u64, len: u64) -> bool {
+        // Pages that cannot be had here cannot be had by the writer either, who has a way out.
+        self.write_map().map(|map| map.make_ready(at, len)).is_some()
     }
 
     fn finish(&self) {

@@ -105,40 +105,40 @@ impl Segment {
 
     /// Writes behind what was written, or over the zeros there. One caller at a time.
     pub(super) fn write(&self, at: PhysicalOffset, bytes: &[u8]) -> io::Result<()> {
-        self.put(at, bytes, |mut at, mut rest| {
-            while !rest.is_empty() {
-                let (piece, behind) = rest.split_at(rest.len().min((PIECE - at % PIECE) as usize));
-                self.file.write(at, piece)?;
-                (at, rest) = (at + piece.len() as u64, behind);
-            }
-            Ok(())
-        })
+        self.put(at, bytes, |at| self.write_pieces(at, bytes))
     }
 
     /// The same, where much is written until the next sync.
     pub(super) fn write_mapped(&self, at: PhysicalOffset, bytes: &[u8]) -> io::Result<()> {
-        self.put(at, bytes, |at, bytes| self.file.write_mapped(at, bytes))
+        self.put(at, bytes, |at| match self.file.write_mapped(at, bytes) {
+            true => Ok(()),
+            false => self.write_pieces(at, bytes),
+        })
     }
 
-    fn put(
-        &self,
-        at: PhysicalOffset,
-        bytes: &[u8],
-        write: impl FnOnce(u64, &[u8]) -> io::Result<()>,
-    ) -> io::Result<()> {
+    fn write_pieces(&self, mut at: u64, mut rest: &[u8]) -> io::Result<()> {
+        while !rest.is_empty() {
+            let (piece, behind) = rest.split_at(rest.len().min((PIECE - at % PIECE) as usize));
+            self.file.write(at, piece)?;
+            (at, rest) = (at + piece.len() as u64, behind);
+        }
+        Ok(())
+    }
+
+    fn put(&self, at: PhysicalOffset, bytes: &[u8], write: impl FnOnce(u64) -> io::Result<()>) -> io::Result<()> {
         let from = self.local(at);
         let to = from + bytes.len() as u64;
         debug_assert!(from <= self.written() && to <= self.backed());
         // Where zeros may be on their way, they must not come after the data.
         let _one = (to > self.written()).then(|| self.zeroing.lock());
-        write(from, bytes)?;
+        write(from)?;
         self.written.fetch_max(to, Ordering::Release);
         Ok(())
     }
 
-    /// Prepares for [`Self::write_mapped`], as far as there are blocks.
-    pub(super) fn make_ready(&self, at: u64, len: u64) {
-        self.file.make_ready(at, len.min(self.backed().saturating_sub(at)));
+    /// Prepares for [`Self::write_mapped`], as far as there are blocks; `false` where that needs nothing.
+    pub(super) fn make_ready(&self, at: u64, len: u64) -> bool {
+        self.file.make_ready(at, len.min(self.backed().saturating_sub(at)))
     }
 
     /// No more is written to it: lets go of what [`Self::write_mapped`] needed.
@@ -173,7 +173,7 @@ impl Segment {
         if self.backed() >= to {
             return Ok(());
         }
-        let _one = self.backing.lock();
+        let one = self.backing.lock();
         let from = self.backed();
         if from >= to {
             return Ok(());
@@ -186,7 +186,11 @@ impl Segment {
         };
         match taken {
             Ok(to) => self.backed.fetch_max(to, Ordering::Release),
-            Err(e) if e.kind() == io::ErrorKind::Unsupported => return self.zero(to),
+            Err(e) if e.kind() == io::ErrorKind::Unsupported => {
+                // Whoever needs fewer does not wait for all of them.
+                drop(one);
+                return self.zero(to);
+            }
             Err(e) => return Err(e),
         };
         Ok(())

@@ -29,14 +29,11 @@ pub fn drafts(messages: Vec<v2::Message>, rules: &Rules<'_>) -> Result<(TopicNam
     let Some(first) = messages.first() else {
         return Err(Refusal::new(Code::MessageCorrupted, "the request has no message"));
     };
-    let (resource, topic) = (first.topic.clone(), topic(first.topic.as_ref())?);
-    let checked = |message: v2::Message| {
-        if message.topic != resource {
-            return Err(Refusal::new(Code::MessageCorrupted, "the messages of one request must have one topic"));
-        }
-        draft(&topic, message, rules)
-    };
-    let drafts = messages.into_iter().map(checked).collect::<Result<_, _>>()?;
+    let topic = topic(first.topic.as_ref())?;
+    if messages.iter().any(|m| m.topic != first.topic) {
+        return Err(Refusal::new(Code::MessageCorrupted, "the messages of one request must have one topic"));
+    }
+    let drafts = messages.into_iter().map(|m| draft(&topic, m, rules)).collect::<Result<_, _>>()?;
     Ok((topic, drafts))
 }
 

@@ -25,15 +25,19 @@ fn content(file: &dyn File, len: u64) -> Vec<u8> {
 fn what_is_written_through_a_map_is_in_the_file_whoever_made_its_pages_ready() {
     let dir = tempfile::tempdir().unwrap();
     let file = file(&dir);
+    let maps = mmap::is_in_place(&fs::File::open(file.path()).unwrap()).unwrap();
     let mut at = 0;
     std::thread::scope(|scope| {
         // A thread goes ahead, and the writer overtakes it now and then.
-        scope.spawn(|| (0..LEN).step_by(300_000).for_each(|at| file.make_ready(at, 300_000)));
+        scope.spawn(|| (0..LEN).step_by(300_000).for_each(|at| assert_eq!(file.make_ready(at, 300_000), maps)));
         for len in (1..).map(|n| n * 997 % 70_000) {
             if at + len as u64 > LEN {
                 break;
             }
-            file.write_mapped(at, &bytes(at, len)).unwrap();
+            assert_eq!(file.write_mapped(at, &bytes(at, len)), maps, "{len} at {at}");
+            if !maps {
+                file.write(at, &bytes(at, len)).unwrap();
+            }
             at += len as u64;
         }
     });
@@ -43,30 +47,38 @@ fn what_is_written_through_a_map_is_in_the_file_whoever_made_its_pages_ready() {
     assert!(content(&*again, at) == bytes(0, at as usize));
 }
 
-#[test]
-fn writing_goes_on_after_the_map_was_let_go_and_after_the_file_was_cut() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = file(&dir);
-    file.write_mapped(0, &bytes(0, 5000)).unwrap();
-    file.finish();
-    file.make_ready(5000, 5000);
-    file.write_mapped(5000, &bytes(5000, 5000)).unwrap();
-    assert!(content(&*file, 10_000) == bytes(0, 10_000));
-    file.set_len(7000).unwrap();
-    file.set_len(LEN).unwrap();
-    file.write_mapped(7000, &bytes(7000, 5000)).unwrap();
-    assert!(content(&*file, 12_000) == bytes(0, 12_000));
+/// As a segment does it.
+fn write(file: &dyn File, at: u64, bytes: &[u8]) {
+    if !file.write_mapped(at, bytes) {
+        file.write(at, bytes).unwrap();
+    }
 }
 
 #[test]
-fn what_no_map_can_take_is_written_by_a_call() {
+fn writing_goes_on_after_the_file_was_cut_and_after_the_map_was_let_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = file(&dir);
+    write(&*file, 0, &bytes(0, 10_000));
+    file.set_len(7000).unwrap();
+    file.set_len(LEN).unwrap();
+    write(&*file, 7000, &bytes(7000, 5000));
+    assert!(content(&*file, 12_000) == bytes(0, 12_000));
+    file.finish();
+    assert!(!file.make_ready(12_000, 5000) && !file.write_mapped(12_000, &bytes(12_000, 5000)));
+    write(&*file, 12_000, &bytes(12_000, 5000));
+    assert!(content(&*file, 17_000) == bytes(0, 17_000));
+}
+
+#[test]
+fn what_no_map_can_take_is_left_to_a_call_and_so_is_what_follows() {
     let dir = tempfile::tempdir().unwrap();
     let file = file(&dir);
     let at = LEN - 1000;
-    file.write_mapped(at - 1000, &bytes(at - 1000, 1000)).unwrap();
+    write(&*file, at - 1000, &bytes(at - 1000, 1000));
     // Half of it lies behind the end that the file had when it was mapped.
-    file.write_mapped(at, &bytes(at, 2000)).unwrap();
-    file.write_mapped(at + 2000, &bytes(at + 2000, 1000)).unwrap();
+    assert!(!file.write_mapped(at, &bytes(at, 2000)));
+    write(&*file, at, &bytes(at, 2000));
+    write(&*file, at + 2000, &bytes(at + 2000, 1000));
     assert_eq!(file.len().unwrap(), at + 3000);
     assert!(content(&*file, at + 3000)[at as usize - 1000..] == bytes(at - 1000, 4000));
 }
