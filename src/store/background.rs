@@ -16,10 +16,11 @@ use super::{
     disk::Space,
     indexing,
     marks::Intact,
+    record::{FILLER_LEN, Head},
     retention,
     segment::Segment,
 };
-use crate::types::PhysicalOffset;
+use crate::types::{Clock, Deadline, PhysicalOffset, SystemClock};
 
 /// Between two rounds of the background.
 pub(super) const ROUND: Duration = Duration::from_secs(1);
@@ -50,16 +51,67 @@ pub(super) enum Derive {
     Now,
 }
 
+/// What the thread of the rounds waits for.
+#[derive(Default)]
+pub(super) struct Rounds {
+    asked: Mutex<Asked>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Asked {
+    to_end: bool,
+    to_index: bool,
+}
+
+/// What that thread does next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Next {
+    Round,
+    Index,
+    End,
+}
+
+impl Rounds {
+    /// Many keys wait for the index.
+    pub(super) fn ask_index(&self) {
+        self.asked.lock().to_index = true;
+        self.changed.notify_one();
+    }
+
+    fn end(&self) {
+        self.asked.lock().to_end = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until a round is due, or until something is asked for before.
+    fn next(&self, clock: &SystemClock, due: Deadline) -> Next {
+        let mut asked = self.asked.lock();
+        loop {
+            let left = due.remaining(clock.now());
+            if asked.to_end {
+                return Next::End;
+            }
+            if left.is_zero() {
+                return Next::Round;
+            }
+            if std::mem::take(&mut asked.to_index) {
+                return Next::Index;
+            }
+            self.changed.wait_for(&mut asked, left);
+        }
+    }
+}
+
 /// The store's threads; ended with the last handle.
 pub(super) struct Owner {
     core: Arc<Core>,
-    ends: Arc<(Mutex<bool>, Condvar)>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Owner {
     pub(super) fn start(core: Arc<Core>) -> std::io::Result<Self> {
-        let owner = Self { core, ends: Arc::default(), threads: Mutex::default() };
+        let owner = Self { core, threads: Mutex::default() };
         if owner.core.config.threads == Threads::Stepped {
             return Ok(owner);
         }
@@ -70,8 +122,7 @@ impl Owner {
                 owner.spawn("store-flush", move |core| core.log.keep_flushing(interval))?
             }
         }
-        let ends = owner.ends.clone();
-        owner.spawn("store-rounds", move |core| keep_rounds(core, &ends))?;
+        owner.spawn("store-rounds", keep_rounds)?;
         Ok(owner)
     }
 
@@ -90,8 +141,7 @@ impl Owner {
         self.core.log.tail.lock().is_closed = true;
         self.core.log.work.notify_all();
         self.core.log.ahead.end();
-        *self.ends.0.lock() = true;
-        self.ends.1.notify_all();
+        self.core.log.rounds.end();
         for thread in self.threads.lock().drain(..) {
             // A thread that panicked has said so; there is nothing left to end.
             let _ = thread.join();
@@ -105,12 +155,21 @@ impl Drop for Owner {
     }
 }
 
-fn keep_rounds(core: &Core, ends: &(Mutex<bool>, Condvar)) {
-    let mut ended = ends.0.lock();
-    while !*ended {
-        ends.1.wait_for(&mut ended, ROUND);
-        let is_over = parking_lot::MutexGuard::unlocked(&mut ended, || core.tick(Derive::WhenDue).is_err());
-        if is_over {
+fn keep_rounds(core: &Core) {
+    // The thread's own: the store's may stand still.
+    let clock = SystemClock::new();
+    let mut due = clock.now().plus(ROUND);
+    loop {
+        let done = match core.log.rounds.next(&clock, due) {
+            Next::End => return,
+            Next::Index => core.index_waiting(),
+            Next::Round => {
+                let done = core.tick(Derive::WhenDue);
+                due = clock.now().plus(ROUND);
+                done
+            }
+        };
+        if done.is_err() {
             return;
         }
     }
@@ -128,7 +187,20 @@ impl Core {
     pub(super) fn tick(&self, derive: Derive) -> Result<(), Poisoned> {
         self.log.marks.alive()?;
         self.look_for_room();
+        if let Some(index) = &self.index {
+            index.rest(&self.log);
+        }
         self.round(&mut self.progress.lock(), derive)
+    }
+
+    /// Lets the index take the keys that wait, before there is no room for more of them. Nothing is made durable.
+    fn index_waiting(&self) -> Result<(), Poisoned> {
+        self.log.marks.alive()?;
+        match self.index.as_ref().map_or(Ok(()), |index| index.keep_near(&self.log)) {
+            Err(indexing::Error::Index(error)) => self.derived_late(&error),
+            // What cannot be read now the next round reads, and says why it cannot.
+            Err(indexing::Error::Log(_)) | Ok(()) => Ok(()),
+        }
     }
 
     /// The part of a round that excludes others.
@@ -276,9 +348,20 @@ impl Core {
             return Ok(());
         }
         progress.rounds_unwritten = 0;
+        debug_assert!(self.may_begin(next.recover_from), "no record begins where recovery would");
         next.time = Some(progress.time.saved());
         progress.file.write(&next).map_err(|e| self.log.marks.poison("writing the checkpoint", &e))?;
         progress.written = next;
         Ok(())
+    }
+
+    /// Whether recovery may begin there: a record does, or it is not told yet what does.
+    fn may_begin(&self, at: PhysicalOffset) -> bool {
+        let Some(segment) = self.log.segments.find(at) else { return true };
+        let mut head = [0; FILLER_LEN as usize];
+        at >= self.log.marks.durable.get()
+            || at.until(segment.end()) < FILLER_LEN
+            || segment.read_into(at, &mut head).is_err()
+            || Head::read(head) != Head::Nothing
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -15,7 +16,9 @@ use parking_lot::{Condvar, Mutex};
 use super::{
     AppendError, Config, FlushPolicy, Poisoned, Purpose, Ticket,
     ahead::Ahead,
+    background::Rounds,
     dispatch::Dispatcher,
+    fresh_keys::FreshKeys,
     marks::{Intact, Marks},
     record::{self, FILLER_LEN},
     room::Room,
@@ -48,6 +51,8 @@ pub(super) struct CommitLog {
     pub(super) room: Room,
     pub(super) ahead: Ahead,
     pub(super) dispatcher: Dispatcher,
+    pub(super) fresh_keys: FreshKeys,
+    pub(super) rounds: Rounds,
     pub(super) tail: Mutex<Tail>,
     /// There is something to commit, or the log closes.
     pub(super) work: Condvar,
@@ -117,6 +122,8 @@ impl CommitLog {
             room: Room::new(config.retention.disk_warning_ratio),
             ahead,
             dispatcher: Dispatcher::default(),
+            fresh_keys: FreshKeys::new(end),
+            rounds: Rounds::default(),
             tail: Mutex::new(Tail {
                 end,
                 segment,
@@ -168,16 +175,14 @@ impl CommitLog {
                 self.put(&mut tail, at, unit.bytes())?;
                 self.marks.written.advance(end);
                 self.dispatcher.show(&dispatches);
-                (tail.end, tail.stored_at) = (end, stored_at);
-                self.placed(&mut tail);
+                self.placed(&mut tail, at..end, stored_at, &unit);
                 drop(tail);
                 self.marks.dispatched.advance(end);
                 self.dispatcher.announce(&dispatches);
                 return Ok(Ticket { appended, end });
             }
         };
-        (tail.end, tail.stored_at) = (end, stored_at);
-        self.placed(&mut tail);
+        self.placed(&mut tail, at..end, stored_at, &unit);
         Ok(Ticket { appended, end })
     }
 
@@ -193,8 +198,12 @@ impl CommitLog {
         if now.remaining(since) < BEHIND_MAX { (tail.stored_at, false) } else { (wall, true) }
     }
 
-    /// Wakes whoever has work by a new append.
-    fn placed(&self, tail: &mut Tail) {
+    /// Takes down that a unit has its place, and wakes whoever has work by it.
+    fn placed(&self, tail: &mut Tail, range: Range<PhysicalOffset>, stored_at: Timestamp, unit: &Unit) {
+        (tail.end, tail.stored_at) = (range.end, stored_at);
+        if self.fresh_keys.add(range, stored_at, unit.keys()) {
+            self.rounds.ask_index();
+        }
         self.ahead.look(tail);
         if std::mem::take(&mut tail.is_idle) {
             self.work.notify_one();

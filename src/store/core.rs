@@ -152,7 +152,8 @@ impl Core {
     }
 
     pub(super) fn append(&self, messages: &[NewMessage], purpose: Purpose) -> Result<Ticket, AppendError> {
-        self.log.append(Unit::encode(messages, &self.queues, self.log.store_host())?, purpose)
+        let unit = Unit::encode(messages, &self.queues, self.log.store_host(), self.index.is_some())?;
+        self.log.append(unit, purpose)
     }
 
     /// See [`super::Store::delete_topic`].

@@ -3,7 +3,7 @@
 //! ```text
 //!  append ─▶ unit ─▶ commit_log ─▶ segments ─▶ segment ─▶ disk ─▶ (real | sim)
 //!              encode    place        roll        write
-//!                          │ batch
+//!                          │ batch, fresh_keys
 //!                        flush ─▶ marks ─▶ dispatch ─▶ consume_queue, listener
 //!                      write, sync          │
 //!                                       background ─▶ consume_queue files, index files, checkpoint, retention
@@ -23,21 +23,21 @@
 //! # Threads
 //!
 //! - Appenders: encode, then under the log's lock get their place. With SYNC_FLUSH the bytes wait in a batch; with
-//!   ASYNC_FLUSH the appender writes and dispatches them itself.
+//!   ASYNC_FLUSH the appender writes and dispatches them itself. The hashes of its keys wait for the index.
 //! - `store-commit` (SYNC_FLUSH): takes everything that waits, writes it, syncs once, dispatches, wakes all.
 //! - `store-flush` (ASYNC_FLUSH): syncs at the interval, sleeps while there is nothing to sync.
 //! - `store-ahead`: takes blocks in front of the log's end, has zeros (SYNC_FLUSH) or pages (ASYNC_FLUSH) there, and makes
 //!   the next file.
-//! - `store-rounds`: once a second looks for room on the disk, indexes keys, checkpoints; every few seconds writes what is
-//!   derived; now and then deletes old segments.
+//! - `store-rounds`: once a second looks for room on the disk and checkpoints; every few seconds indexes keys and writes
+//!   what is derived; now and then deletes old segments. In between it indexes keys when many wait.
 //!
 //! With [`Threads::Stepped`] there are none, and [`Store::step`] does the work on the caller's thread.
 //!
 //! # Locks
 //!
-//! In this order: `progress` (a round of the background), the log's tail, the list of segments, a queue's tail. None is
-//! held over a sync but `progress`, which no request waits for but the deletion of a topic. Wakers and listeners are
-//! called outside the locks.
+//! In this order: `progress` (a round of the background), the log's tail, the list of segments, a queue's tail, the keys
+//! that wait for the index. None is held over a sync but `progress`, which no request waits for but the deletion of a
+//! topic. Wakers and listeners are called outside the locks.
 //!
 //! # Failure
 //!
@@ -69,6 +69,7 @@ mod engine;
 pub mod error;
 mod faults;
 mod flush;
+mod fresh_keys;
 mod index_file;
 mod indexing;
 mod marks;

@@ -14,6 +14,7 @@
 
 use std::{
     io,
+    ops::ControlFlow,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -30,7 +31,7 @@ use super::{
     indexing::Indexing,
     record::Defect,
     report::Torn,
-    scan::{End, Reading, Scanned, scan},
+    scan::{End, Scanned, scan},
     segment::Segment,
     segments::{LoadError, Segments},
 };
@@ -74,11 +75,12 @@ impl Recovery<'_> {
 
         let mut stored_at = known.map_or(Timestamp::ZERO, |c| c.stored_at);
         let mut entries = 0;
-        let reading = Reading::Checked { apache_until: known.map_or(PhysicalOffset::MAX, |c| c.apache_until) };
-        let end = scan(&segments, from..PhysicalOffset::MAX, reading, |record| {
+        let apaches = known.map_or(PhysicalOffset::MAX, |c| c.apache_until);
+        let end = scan(&segments, from..PhysicalOffset::MAX, apaches, |record| {
             // The last one's, which after a clock was set back is not the latest.
             stored_at = record.frame.stored_at;
             entries += self.dispatch(&queues, record);
+            ControlFlow::Continue(())
         })
         .map_err(self.io("reading"))?;
         self.refuse_damage(&segments, known, &end)?;
@@ -86,7 +88,7 @@ impl Recovery<'_> {
         let (segment, torn) = self.settle(&segments, known, is_new, &end)?;
         // What is there before our first checkpoint, Apache wrote.
         let apache_until = known.map_or(end.at, |c| c.apache_until);
-        let (index, indexed) = self.index(&segments, from.min(end.at), apache_until, end.at)?;
+        let (index, indexed) = self.index(&segments, from.min(end.at), apache_until)?;
         let checkpoint = Checkpoint {
             durable: end.at,
             recover_from: from.min(end.at).min(indexed),
@@ -203,7 +205,6 @@ impl Recovery<'_> {
         segments: &Segments,
         recover_from: PhysicalOffset,
         apache_until: PhysicalOffset,
-        end: PhysicalOffset,
     ) -> Result<(Option<Indexing>, PhysicalOffset), OpenError> {
         if !self.config.index {
             return Ok((None, PhysicalOffset::MAX));
@@ -213,7 +214,7 @@ impl Recovery<'_> {
         let shape = Shape { slots: self.config.index_slots, entries: self.config.index_entries };
         let (index, loaded) = Index::open(self.disk.clone(), &self.config.root, shape, start).map_err(unopened)?;
         let from = loaded.insert_from.max(log_min);
-        Ok((Some(Indexing::new(index, from, apache_until, end)), from))
+        Ok((Some(Indexing::new(index, from, apache_until)), from))
     }
 
     /// Adds a record's queue entry, or forgets the topic that it says was deleted; how many entries were missing.
@@ -258,8 +259,10 @@ impl Recovery<'_> {
     fn goes_on_behind(&self, segments: &Segments, end: &End) -> Result<bool, OpenError> {
         let Some(next) = segments.find(end.at).and_then(|s| segments.find(s.end())) else { return Ok(false) };
         let mut is_there = false;
-        let reading = Reading::Checked { apache_until: PhysicalOffset::MAX };
-        let found = scan(segments, next.base()..PhysicalOffset::MAX, reading, |_| is_there = true);
+        let found = scan(segments, next.base()..PhysicalOffset::MAX, PhysicalOffset::MAX, |_| {
+            is_there = true;
+            ControlFlow::Break(())
+        });
         found.map(|_| is_there).map_err(self.io("reading"))
     }
 

@@ -1,6 +1,10 @@
 //! Walks the records of the log in order and finds where they end.
 
-use std::{io, ops::Range, sync::Arc};
+use std::{
+    io,
+    ops::{ControlFlow, Range},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
@@ -13,15 +17,6 @@ use crate::types::{PhysicalOffset, Timestamp};
 
 /// Bytes read at once.
 const CHUNK: u64 = 1 << 20;
-
-/// How records are read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Reading {
-    /// From the disk, with all checksums. Below `apache_until` a record may lack ours.
-    Checked { apache_until: PhysicalOffset },
-    /// Through the map, without checksums: this run wrote them a moment ago.
-    Fresh,
-}
 
 /// A record that was read and whose checksums are right.
 pub(super) struct Scanned {
@@ -40,27 +35,28 @@ pub(super) struct End {
     pub(super) defect: Option<Defect>,
 }
 
-/// Reads every record of a range, which must begin where a unit does, and hands over those of whole units. A unit that
-/// the range ends in is read to its end; where the log ends, up to its last whole unit.
+/// Reads every record of a range, which must begin where a unit does, and hands over those of whole units; below
+/// `apache_until` a record may lack our checksum. A unit that the range ends in is read to its end; where the log ends,
+/// up to its last whole unit. When it is told to stop within a unit, the walk has ended before that unit.
 ///
 /// # Errors
 /// Only what reading says: bytes that are no record end the walk.
 pub(super) fn scan(
     segments: &Segments,
     range: Range<PhysicalOffset>,
-    reading: Reading,
-    mut each: impl FnMut(&Scanned),
+    apache_until: PhysicalOffset,
+    mut each: impl FnMut(&Scanned) -> ControlFlow<()>,
 ) -> io::Result<End> {
     let mut end = End { at: range.start, ..End::default() };
     let mut unit: Vec<Scanned> = Vec::new();
     let mut at = range.start;
     while let Some(segment) = segments.find(at).filter(|_| at < range.end) {
-        let mut window = Window::new(segment, range.end);
+        let mut window = Window::new(segment);
         let stop = loop {
             if at >= range.end && unit.is_empty() {
                 break None;
             }
-            match window.next(at, reading)? {
+            match window.next(at, apache_until)? {
                 Next::Record(frame, bytes) => {
                     let expected = unit.last().and_then(|last: &Scanned| last.frame.remaining).map(|n| n - 1);
                     if expected.is_some() && frame.remaining != expected {
@@ -71,8 +67,11 @@ pub(super) fn scan(
                     unit.push(Scanned { at, frame, bytes });
                     at = next;
                     if is_last {
+                        if unit.iter().try_for_each(&mut each).is_break() {
+                            return Ok(end);
+                        }
                         end.records += unit.len() as u64;
-                        unit.drain(..).for_each(|record| each(&record));
+                        unit.clear();
                         end.at = at;
                     }
                 }
@@ -119,23 +118,21 @@ enum Next {
 /// A piece of a segment, read ahead.
 struct Window {
     segment: Arc<Segment>,
-    /// What lies behind is not looked at sooner than needed: it may still be written.
-    until: PhysicalOffset,
     at: PhysicalOffset,
     bytes: Bytes,
 }
 
 impl Window {
-    fn new(segment: Arc<Segment>, until: PhysicalOffset) -> Self {
-        Self { at: segment.base(), segment, until, bytes: Bytes::new() }
+    fn new(segment: Arc<Segment>) -> Self {
+        Self { at: segment.base(), segment, bytes: Bytes::new() }
     }
 
-    fn next(&mut self, at: PhysicalOffset, reading: Reading) -> io::Result<Next> {
+    fn next(&mut self, at: PhysicalOffset, apache_until: PhysicalOffset) -> io::Result<Next> {
         let left = at.until(self.segment.end());
         if left < FILLER_LEN {
             return Ok(Next::SegmentEnd(self.segment.end()));
         }
-        let head = self.bytes(at, FILLER_LEN, reading)?;
+        let head = self.bytes(at, FILLER_LEN)?;
         match Head::read([head[0], head[1], head[2], head[3], head[4], head[5], head[6], head[7]]) {
             Head::Filler => {
                 let size = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
@@ -143,14 +140,9 @@ impl Window {
                 Ok(if is_whole { Next::SegmentEnd(self.segment.end()) } else { Next::Defect(Defect::Lengths(size)) })
             }
             Head::Record(size) if u64::from(size) + FILLER_LEN <= left => {
-                let record = self.bytes(at, u64::from(size), reading)?;
-                let frame = Frame::parse(&record).and_then(|frame| match reading {
-                    Reading::Checked { apache_until } if at < apache_until => {
-                        frame.verify(&record, at, Checksum::IfPresent).map(|()| frame)
-                    }
-                    Reading::Checked { .. } => frame.verify(&record, at, Checksum::Required).map(|()| frame),
-                    Reading::Fresh => Ok(frame),
-                });
+                let record = self.bytes(at, u64::from(size))?;
+                let rule = if at < apache_until { Checksum::IfPresent } else { Checksum::Required };
+                let frame = Frame::parse(&record).and_then(|frame| frame.verify(&record, at, rule).map(|()| frame));
                 Ok(frame.map_or_else(Next::Defect, |frame| Next::Record(frame, record)))
             }
             Head::Record(size) => Ok(Next::Defect(Defect::Lengths(size))),
@@ -158,22 +150,13 @@ impl Window {
         }
     }
 
-    fn bytes(&mut self, at: PhysicalOffset, len: u64, reading: Reading) -> io::Result<Bytes> {
+    fn bytes(&mut self, at: PhysicalOffset, len: u64) -> io::Result<Bytes> {
         let start = self.at.until(at) as usize;
         if at < self.at || start + len as usize > self.bytes.len() {
             let left = at.until(self.segment.end());
-            self.bytes = match reading {
-                Reading::Fresh => {
-                    let shown = if at < self.until { at.until(self.until) } else { 0 };
-                    self.segment.read(at, shown.max(len).min(left) as usize)?
-                }
-                Reading::Checked { .. } => {
-                    let mut chunk = vec![0; CHUNK.max(len).min(left) as usize];
-                    self.segment.read_into(at, &mut chunk)?;
-                    chunk.into()
-                }
-            };
-            self.at = at;
+            let mut chunk = vec![0; CHUNK.max(len).min(left) as usize];
+            self.segment.read_into(at, &mut chunk)?;
+            (self.bytes, self.at) = (chunk.into(), at);
             return Ok(self.bytes.slice(..len as usize));
         }
         Ok(self.bytes.slice(start..start + len as usize))

@@ -5,21 +5,35 @@ use std::{cell::Cell, net::SocketAddr, sync::Arc};
 use super::{
     AppendError, Appended, Entry,
     consume_queue::{QueueState, Queues},
+    index_file::key_hash,
+    indexing::keys_of,
     record::{self, Unplaced},
 };
-use crate::types::{NewMessage, PhysicalOffset, QueueOffset, Timestamp, queue_code};
+use crate::types::{NewMessage, PhysicalOffset, QueueOffset, Timestamp, properties::key, queue_code_of};
 
 /// Bytes of an encoding buffer that is kept for the thread's next append.
 const BUFFER_KEPT_MAX: usize = 1 << 20;
+/// Keys for which room is kept likewise.
+const KEYS_KEPT_MAX: usize = 1 << 12;
 
 thread_local! {
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    static KEYS: Cell<Vec<UnitKey>> = const { Cell::new(Vec::new()) };
 }
 
 /// The records of one append, encoded, in one buffer. After a crash all of them are there or none.
 pub(super) struct Unit {
     buffer: Vec<u8>,
     records: Vec<Pending>,
+    keys: Vec<UnitKey>,
+}
+
+/// A key of a record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct UnitKey {
+    /// Where the record lies in the unit.
+    pub(super) at: u32,
+    pub(super) hash: u32,
 }
 
 struct Pending {
@@ -35,14 +49,16 @@ pub(super) struct Dispatch {
 }
 
 impl Unit {
-    /// Encodes the messages; needs no lock.
+    /// Encodes the messages, and hashes their keys if they are to be `indexed`; needs no lock.
     pub(super) fn encode(
         messages: &[NewMessage],
         queues: &Queues,
         store_host: SocketAddr,
+        indexed: bool,
     ) -> Result<Self, AppendError> {
-        let mut unit = Self { buffer: BUFFER.take(), records: Vec::with_capacity(messages.len()) };
+        let mut unit = Self { buffer: BUFFER.take(), records: Vec::with_capacity(messages.len()), keys: KEYS.take() };
         unit.buffer.clear();
+        unit.keys.clear();
         for (i, message) in messages.iter().enumerate() {
             let remaining = (messages.len() > 1).then(|| messages.len() - 1 - i);
             let record = record::encode(&mut unit.buffer, message, remaining, store_host)?;
@@ -51,7 +67,13 @@ impl Unit {
             let same = last.filter(|queue| queue.id() == message.queue && *queue.topic() == message.topic);
             let found = || same.cloned().unwrap_or_else(|| queues.queue(&message.topic, message.queue));
             let queue = record::is_queued(message.sys_flag).then(found);
-            let tags_code = queue_code(&message.topic, &message.properties);
+            let NewMessage { topic, properties, .. } = message;
+            let [tag, lite, id, keys] = properties.get_each([key::TAGS, key::LITE_TOPIC, key::UNIQ_KEY, key::KEYS]);
+            if indexed {
+                let hashed = |key| UnitKey { at: record.at as u32, hash: key_hash(topic.as_str(), key) };
+                unit.keys.extend(keys_of(message.sys_flag, [id, keys]).map(hashed));
+            }
+            let tags_code = queue_code_of(topic, properties, [tag, lite]);
             unit.records.push(Pending { record, queue, tags_code });
         }
         Ok(unit)
@@ -70,6 +92,11 @@ impl Unit {
         &self.buffer
     }
 
+    /// In the order of the records.
+    pub(super) fn keys(&self) -> &[UnitKey] {
+        &self.keys
+    }
+
     /// Gives every record its place and hands its queue entry to `dispatch`. Under the log's lock, which is what makes
     /// queue offsets and physical offsets grow together.
     pub(super) fn place(
@@ -78,7 +105,7 @@ impl Unit {
         stored_at: Timestamp,
         mut dispatch: impl FnMut(Dispatch),
     ) -> Vec<Appended> {
-        let Self { buffer, records } = self;
+        let Self { buffer, records, .. } = self;
         let appended = records.drain(..).map(|Pending { record, queue, tags_code }| {
             let physical = at.plus(record.at as u64);
             let queue_offset = queue.as_ref().map_or(QueueOffset::ZERO, |q| q.assign());
@@ -97,6 +124,9 @@ impl Drop for Unit {
     fn drop(&mut self) {
         if self.buffer.capacity() <= BUFFER_KEPT_MAX {
             BUFFER.set(std::mem::take(&mut self.buffer));
+        }
+        if self.keys.capacity() <= KEYS_KEPT_MAX {
+            KEYS.set(std::mem::take(&mut self.keys));
         }
     }
 }

@@ -189,14 +189,19 @@ pub const TIMER_TOPIC: &str = "rmq_sys_wheel_timer";
 /// the timer topic the time of delivery, epoch ms, so that both are known without reading messages. Apache keeps the time there for its delay levels
 /// (`CommitLog.checkMessageAndReturnSize`), and in its timer topic the tag's code, which is never as large as a time.
 pub fn queue_code(topic: &TopicName, properties: &Properties) -> i64 {
+    queue_code_of(topic, properties, properties.get_each([key::TAGS, key::LITE_TOPIC]))
+}
+
+/// [`queue_code`] where the tag and the lite topic are known already.
+pub fn queue_code_of(topic: &TopicName, properties: &Properties, [tag, lite]: [Option<&str>; 2]) -> i64 {
     let due = if topic.as_str() == TIMER_TOPIC { properties.get(key::TIMER_OUT_MS) } else { None };
     if let Some(due) = due.and_then(|due| due.parse().ok()) {
         return due;
     }
-    match properties.get_each([key::TAGS, key::LITE_TOPIC]) {
+    match lite {
         // Dead letters are in nobody's lite topic.
-        [_, Some(name)] if !topic.is_derived() => LiteId::of(name).code(),
-        [tag, _] => tags_code(tag),
+        Some(name) if !topic.is_derived() => LiteId::of(name).code(),
+        _ => tags_code(tag),
     }
 }
 

@@ -14,7 +14,8 @@ pub mod time;
 pub use id::{BrokerName, ClientId, GroupName, MEMBER_MARK, NameError, QueueId, TopicName};
 pub use lite::{LiteId, LiteNameError, check_lite_name};
 pub use message::{
-    MessageType, NewMessage, StoredMessage, SysFlag, TIMER_TOPIC, java_hash, java_hash_from, queue_code, tags_code,
+    MessageType, NewMessage, StoredMessage, SysFlag, TIMER_TOPIC, java_hash, java_hash_from, queue_code, queue_code_of,
+    tags_code,
 };
 pub use offset::{PhysicalOffset, QueueOffset};
 pub use properties::Properties;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
     sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use crate::{
     store::{
         Config, FlushPolicy, Health, Purpose, Sought, Store, Threads,
+        scan::scan,
         sim::{CrashChoice, SimDisk},
     },
     types::{
@@ -136,6 +138,10 @@ impl World {
             self.clock.advance(Duration::from_millis(7));
             self.happen(event)?;
             self.observe();
+            // Not always, so that what is committed and what is not may come to the index together.
+            if self.serial.is_multiple_of(3) {
+                self.check_running()?;
+            }
             if self.disk.is_off() {
                 self.power_cut(choice)?;
             }
@@ -335,6 +341,39 @@ impl World {
         self.attempted.clear();
         self.is_deleting = false;
         self.store = Some(store);
+        Ok(())
+    }
+
+    /// While the store runs: recovery would begin where a unit does, and the newest messages are found by their keys if
+    /// they are committed, and else are not.
+    fn check_running(&self) -> Result<(), Broken> {
+        let Some(store) = self.store.as_ref().filter(|_| !self.disk.is_off() && !self.is_deleting) else {
+            return Ok(());
+        };
+        let is_ready = !matches!(store.health(), Health::Poisoned(_));
+        let segments = &store.core.log.segments;
+        let recover_from = store.core.progress.lock().written.recover_from;
+        if let Some(segment) = segments.find(recover_from).filter(|_| is_ready) {
+            let range = segment.base()..recover_from;
+            let end = scan(segments, range, PhysicalOffset::ZERO, |_| ControlFlow::Continue(()));
+            let end = end.map_err(|e| format!("the log cannot be read: {e}"))?;
+            if end.at != recover_from && end.defect.is_none() {
+                return Err(format!("recovery would begin at {recover_from}, and a unit ends at {end:?}"));
+            }
+        }
+        let dispatched = store.watermarks().dispatched;
+        let there = self.placed.range(store.start().get()..);
+        for (at, placed) in there.rev().filter(|_| is_ready).take(4) {
+            let key = placed.sent.properties.get("KEYS").unwrap_or_default();
+            let places = match store.core.keyed(&Sought::any(&topic(placed.sent.queue), key), 8) {
+                Err(_) if self.disk.is_off() || matches!(store.health(), Health::Poisoned(_)) => return Ok(()),
+                other => other.map_err(|e| format!("{key} cannot be sought: {e}"))?.found,
+            };
+            let expected = Some(PhysicalOffset::new(*at)).filter(|at| *at < dispatched);
+            if places != Vec::from_iter(expected) {
+                return Err(format!("{key} is at {at}, and was found at {places:?}, with {dispatched} dispatched"));
+            }
+        }
         Ok(())
     }
 

@@ -1,17 +1,24 @@
 use std::{
+    ops::ControlFlow,
     sync::atomic::{AtomicU64, Ordering},
     task::Poll,
     time::Duration,
 };
 
+use bytes::Bytes;
+
 use super::*;
 use crate::{
     store::{
         FlushPolicy, RealDisk, Sought,
-        scan::{Reading, scan},
+        disk::Open,
+        fresh_keys::{KEYS_MAX, with_room},
+        index_file::{PENDING_MAX, Places},
+        scan::scan,
+        sim::CrashChoice,
         testing::{Bench, append, bodies, entries, keep, message, poll_once, queue, topic},
     },
-    types::SystemClock,
+    types::{Properties, SysFlag, SystemClock, properties::PropertiesBuilder},
 };
 
 mod lasting;
@@ -277,6 +284,199 @@ fn a_search_goes_on_where_the_index_stopped_at_a_message_that_was_sought() {
     assert_eq!(found.len(), 40);
 }
 
+/// Where the index says that a message with this key lies.
+fn places(store: &Store, key: &str) -> Vec<PhysicalOffset> {
+    let topic = topic("t");
+    let (mut sought, mut all) = (Sought::any(&topic, key), Vec::new());
+    loop {
+        let Places { found, cut_at } = store.core.keyed(&sought, 64).expect("the index is read");
+        all.extend(found);
+        let Some(at) = cut_at else { return all };
+        sought.below = at;
+    }
+}
+
+#[test]
+fn a_key_is_found_once_whether_it_was_handed_over_or_read_from_the_log() {
+    for flush in [FlushPolicy::Sync, ASYNC] {
+        let mut bench = Bench::new();
+        bench.config.flush = flush;
+        let store = bench.open();
+        let mut all = Vec::new();
+        let mut add = |store: &Store, units: usize, records: usize| {
+            for _ in 0..units {
+                let unit: Vec<_> = (0..records).map(|n| message("t", &format!("m{}", all.len() + n))).collect();
+                let ticket = store.append(&unit, Purpose::User).expect("the log takes it");
+                all.extend(ticket.appended.iter().map(|a| a.physical));
+            }
+            all.clone()
+        };
+        let check = |store: &Store, all: &[PhysicalOffset]| {
+            for (n, place) in all.iter().enumerate() {
+                assert_eq!(places(store, &format!("m{n}")), [*place], "m{n} with {flush:?}");
+            }
+        };
+        // A few, which are handed over; then more than find room, over several files of the log; units that find none at
+        // all; then a few again.
+        for (units, records) in [(3, 1), (4, 3), (150, 1), (1, KEYS_MAX + 1), (30, 3), (3, 1)] {
+            let new = add(&store, units, records);
+            store.step_commit().expect("it is committed");
+            check(&store, &new);
+        }
+        add(&store, 150, 1);
+        store.step().expect("it is written");
+        let before = add(&store, 5, 1);
+        store.close();
+        drop(store);
+        check(&bench.open(), &before);
+        bench.disk.remove_dir_all(std::path::Path::new("/store/index")).expect("it is removed");
+        // What this run hands over does not stand for what it found.
+        let store = bench.open();
+        let new = add(&store, 2, 1);
+        store.step_commit().expect("it is committed");
+        check(&store, &new);
+    }
+}
+
+#[test]
+fn a_key_that_was_handed_over_is_neither_found_nor_written_before_its_record_is_committed() {
+    let bench = Bench::new();
+    let store = bench.open();
+    let first = keep(&store, "t", "first").appended[0].physical;
+    let second = append(&store, "t", "second").appended[0].physical;
+    assert_eq!((places(&store, "first"), places(&store, "second")), (vec![first], vec![]));
+    append(&store, "t", "third");
+    store.core.tick(Derive::Now).expect("a round without a commit");
+    assert_eq!((places(&store, "first"), places(&store, "second")), (vec![first], vec![]));
+    bench.disk.fail_sync_once_then_lie();
+    assert!(store.step_commit().is_err());
+    assert_eq!((places(&store, "second"), places(&store, "third")), (vec![], vec![]), "and never if it cannot be");
+    drop(store);
+    bench.disk.crash_with(CrashChoice::DropAll);
+    let store = bench.open();
+    assert_eq!(places(&store, "first"), [first]);
+    assert_eq!(keep(&store, "t", "fourth").appended[0].physical, second, "its place is another's");
+    assert_eq!((places(&store, "second"), places(&store, "fourth")), (vec![], vec![second]));
+}
+
+#[test]
+fn with_async_flush_keys_are_found_at_once_and_written_when_their_records_are_durable() {
+    let mut bench = Bench::new();
+    bench.config.flush = ASYNC;
+    let store = bench.open();
+    let first = append(&store, "t", "first");
+    store.step_commit().expect("it is durable");
+    let second = append(&store, "t", "second");
+    assert_eq!(places(&store, "second"), [second.appended[0].physical]);
+    store.core.tick(Derive::Now).expect("a round without a sync");
+    assert_eq!(store.core.progress.lock().written.recover_from, first.end);
+    let dir = std::path::Path::new("/store/index");
+    let name = bench.disk.list(dir).expect("it is listed").pop().expect("there is a file");
+    let file = bench.disk.open(&dir.join(name), Open::Read).expect("it opens");
+    assert_eq!(file.read(36, 4).expect("it is read"), [0, 0, 0, 2][..], "the next entry is the second");
+    assert_eq!(places(&store, "second"), [second.appended[0].physical]);
+    drop(store);
+    bench.disk.crash_with(CrashChoice::DropAll);
+    let store = bench.open();
+    assert_eq!((places(&store, "first").len(), places(&store, "second").len()), (1, 0));
+}
+
+/// A message with very many keys: `k0` and so many times `x`.
+fn of_many_keys(count: usize) -> NewMessage {
+    let mut properties = PropertiesBuilder::default();
+    properties.push("KEYS", &format!("k0{}", " x".repeat(count)));
+    NewMessage { properties: properties.build(), ..message("t", "") }
+}
+
+#[test]
+fn more_keys_than_find_room_in_memory_wait_in_the_log_and_a_unit_may_have_as_many() {
+    const MANY: usize = 16_000;
+    let mut bench = Bench::new();
+    bench.config.flush = ASYNC;
+    (bench.config.segment_bytes, bench.config.index_slots, bench.config.index_entries) = (1 << 20, 1 << 10, 1 << 20);
+    let store = bench.open();
+    let k0 = |count: usize| places(&store, "k0").len() == count;
+    let fit = PENDING_MAX / (MANY + 1);
+    for _ in 0..fit {
+        store.append(&[of_many_keys(MANY)], Purpose::User).expect("the log takes it");
+    }
+    assert!(k0(fit));
+    // These are handed over until there is room for no more, and nothing may be written yet.
+    let left = PENDING_MAX % (MANY + 1);
+    let few: Vec<_> = (0..left + 50).map(|n| append(&store, "t", &format!("m{n}")).appended[0].physical).collect();
+    let is_found = |n: usize| places(&store, &format!("m{n}")) == [few[n]];
+    assert!(is_found(0) && is_found(left - 1) && !is_found(left));
+    store.core.tick(Derive::Now).expect("nothing is durable");
+    assert!(!is_found(left));
+    store.step_commit().expect("it is durable");
+    assert!((0..few.len()).all(is_found) && k0(fit));
+
+    let unit: Vec<_> = (0..=fit).map(|_| of_many_keys(MANY)).collect();
+    let ticket = store.append(&unit, Purpose::User).expect("the log takes it");
+    assert!(!places(&store, "k0").contains(&ticket.appended[fit].physical), "there is no room for all of it");
+    assert!(is_found(0));
+    store.step().expect("it is written");
+    assert!(k0(2 * fit + 1));
+    assert_eq!(store.core.progress.lock().written.recover_from, ticket.end);
+    drop(store);
+    bench.disk.crash_with(CrashChoice::DropAll);
+    assert_eq!(places(&bench.open(), "k0").len(), 2 * fit + 1);
+}
+
+#[test]
+fn a_damaged_record_hides_the_keys_of_its_file_and_no_place_within_a_record_is_taken_for_the_next() {
+    let bench = Bench::new();
+    let store = bench.open();
+    // More than are handed over, so that they are read; each longer than what is read at once.
+    let bodies: Vec<String> = (0..50).map(|n| format!("{n} {}", "x".repeat(1500))).collect();
+    let at = |n: usize, m: &str| keep(&store, m, &bodies[n]).appended[0].physical;
+    let all: Vec<_> = (0..50).map(|n| at(n, "t")).collect();
+    let file = 3 * bench.config.segment_bytes;
+    let damaged = all.iter().position(|at| at.get() > file).expect("they fill four files") + 2;
+    let behind = all.iter().position(|at| at.get() >= file + bench.config.segment_bytes).expect("and some more");
+    assert!(damaged > KEYS_MAX && damaged + 2 < behind);
+    let local = all[damaged].get() - file;
+    bench.disk.flip_bit(format!("/store/commitlog/{file:020}"), local + 300, 1).expect("it flips");
+    store.step().expect("a round");
+    let found = places(&store, "long");
+    assert_eq!(found.into_iter().rev().collect::<Vec<_>>(), [&all[..damaged], &all[behind..]].concat());
+    assert_eq!(store.core.progress.lock().written.recover_from, store.end());
+}
+
+#[test]
+fn of_a_transaction_that_was_rolled_back_and_of_odd_properties_as_many_keys_are_handed_over_as_are_read() {
+    let odd = |properties: &'static [u8]| Properties::from_encoded(Bytes::from_static(properties));
+    let rollback = SysFlag::default().with_transaction(SysFlag::TRANSACTION_ROLLBACK);
+    let prepared = SysFlag::default().with_transaction(SysFlag::TRANSACTION_PREPARED);
+    let unit: Vec<_> = [
+        (SysFlag::default(), odd(b"KEYS\x01a b\x02KEYS\x01c  d\x02UNIQ_KEY\x01u\x02")),
+        (rollback, odd(b"KEYS\x01a\x02UNIQ_KEY\x01v\x02")),
+        (prepared, odd(b"KEYS\x01a\x02UNIQ_KEY\x01w\x02__CRC32#\x010123456789\x02")),
+        (SysFlag::default(), odd(b"")),
+        (SysFlag::default(), odd(b"KEYS\x01 \x02UNIQ_KEY\x01\x02\x02\x02KEYS")),
+        (SysFlag::default(), odd(b"UNIQ_KEY\x01\xff\x02KEYS\x01\xe9\x94\xae a")),
+    ]
+    .into_iter()
+    .map(|(sys_flag, properties)| NewMessage { sys_flag, properties, ..message("t", "") })
+    .collect();
+    let found = || {
+        let bench = Bench::new();
+        let store = bench.open();
+        let ticket = store.append(&unit, Purpose::User).expect("the log takes it");
+        store.step_commit().expect("it is committed");
+        let of = |key: &str| -> Vec<usize> {
+            let found = places(&store, key);
+            let records = (0..unit.len()).filter(|n| found.contains(&ticket.appended[*n].physical));
+            records.collect()
+        };
+        ["a", "b", "c", "d", "u", "v", "w", "", " ", "键"].map(of)
+    };
+    let handed: [Vec<usize>; 10] = found();
+    assert_eq!(handed, with_room(0, found));
+    let expected: [&[usize]; 10] = [&[2, 5], &[], &[0], &[0], &[0], &[], &[2], &[], &[], &[5]];
+    assert_eq!(handed, expected);
+}
+
 #[test]
 fn a_walk_of_the_log_that_is_to_end_within_a_unit_ends_behind_it() {
     let bench = Bench::new();
@@ -288,9 +488,12 @@ fn a_walk_of_the_log_that_is_to_end_within_a_unit_ends_behind_it() {
     keep(&store, "t", "behind");
     for stop in 1..=first.until(ticket.end) {
         let mut found = Vec::new();
-        let reading = Reading::Checked { apache_until: PhysicalOffset::ZERO };
         let range = first..first.plus(stop);
-        let end = scan(&store.core.log.segments, range, reading, |record| found.push(record.at)).expect("it is read");
+        let end = scan(&store.core.log.segments, range, PhysicalOffset::ZERO, |record| {
+            found.push(record.at);
+            ControlFlow::Continue(())
+        });
+        let end = end.expect("it is read");
         assert_eq!((end.at, end.defect), (ticket.end, None), "{stop} bytes");
         assert_eq!(found, [0, 1, 2].map(|n| ticket.appended[n].physical));
     }

@@ -133,7 +133,7 @@ impl Entry {
 }
 
 /// The hash of a key: Java's of `topic#key`, without its sign.
-pub(super) fn key_hash(topic: &str, key: &str) -> u32 {
+pub fn key_hash(topic: &str, key: &str) -> u32 {
     let hash = [topic, "#", key].into_iter().fold(0, java_hash_from);
     hash.checked_abs().unwrap_or(0) as u32
 }

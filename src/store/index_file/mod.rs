@@ -27,8 +27,10 @@ use super::{
 };
 use crate::types::{PhysicalOffset, Timestamp};
 pub(super) use format::Shape;
-use format::{Entry, Header, file_name, is_file_name, key_hash};
-use writer::{Pending, Writer, read_entry, read_header};
+pub(super) use format::key_hash;
+use format::{Entry, Header, file_name, is_file_name};
+pub(super) use writer::Hashed;
+use writer::{Writer, read_entry, read_header};
 
 /// Keys that wait in memory at most: 8 MiB.
 pub(super) const PENDING_MAX: usize = 1 << 18;
@@ -40,15 +42,6 @@ const CHAIN_MAX: u32 = 16;
 /// Entries that are looked at for one of a slot near to a place.
 const BACK_MAX: usize = 4096;
 
-/// A key of a record: its `UNIQ_KEY`, or one of its `KEYS`.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Key<'a> {
-    pub topic: &'a str,
-    pub key: &'a str,
-    pub physical: PhysicalOffset,
-    pub stored_at: Timestamp,
-}
-
 /// What a query found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Places {
@@ -57,10 +50,6 @@ pub(super) struct Places {
     /// It looked no further than this; another one may go on from here.
     pub cut_at: Option<PhysicalOffset>,
 }
-
-/// There is no room for more keys; flush, or read them from the log later.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct IsFull;
 
 /// What opening found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -88,7 +77,7 @@ struct Inner {
     writer: Option<Writer>,
     /// The writer's file is right only up to this entry.
     repair: Option<u32>,
-    pending: VecDeque<Pending>,
+    pending: VecDeque<Hashed>,
     /// Where the newest inserted record lies.
     newest: Option<u64>,
     unsynced: Vec<(PathBuf, Arc<dyn File>)>,
@@ -228,20 +217,18 @@ impl Index {
         Ok(())
     }
 
-    /// Takes keys in, all or none. Records come in the order of the log, the keys of one record in one call; records
-    /// that are there already are passed over.
-    pub fn insert_batch(&self, keys: &[Key<'_>]) -> Result<(), IsFull> {
+    /// Takes keys in, as many as there is room for, and says how many: of a record all or none. Records come in the
+    /// order of the log, the keys of one record in one call; those of records that are there already need no room.
+    pub fn insert(&self, keys: &[Hashed]) -> usize {
         let mut inner = self.inner.lock();
-        if inner.pending.len() + keys.len() > PENDING_MAX {
-            return Err(IsFull);
-        }
-        let known = inner.newest;
-        for key in keys.iter().filter(|key| known.is_none_or(|known| key.physical.get() > known)) {
-            let (hash, physical) = (key_hash(key.topic, key.key), key.physical.get());
-            inner.pending.push_back(Pending { hash, physical, stored_at: key.stored_at });
-            inner.newest = Some(physical);
-        }
-        Ok(())
+        let known = inner.newest.map_or(0, |newest| keys.partition_point(|key| key.physical <= newest));
+        let new = &keys[known..];
+        let room = PENDING_MAX.saturating_sub(inner.pending.len()).min(new.len());
+        let is_whole = |n: &usize| new.get(*n).zip(new[..*n].last()).is_none_or(|(a, b)| a.physical != b.physical);
+        let count = (0..=room).rev().find(is_whole).unwrap_or(0);
+        inner.pending.extend(&new[..count]);
+        inner.newest = new[..count].last().map(|key| key.physical).or(inner.newest);
+        known + count
     }
 
     /// Writes the keys of records below `below`, which must be at or before what is durable; all of them must have been
@@ -371,7 +358,7 @@ impl Index {
         result?;
         let hash = key_hash(topic, key);
         let below = below.get();
-        let is_it = |p: &&Pending| p.hash == hash && p.physical < below && window.contains(&p.stored_at);
+        let is_it = |p: &&Hashed| p.hash == hash && p.physical < below && window.contains(&p.stored_at);
         let waiting = inner.pending.iter().rev().filter(is_it);
         let found = waiting.take(max).map(|p| PhysicalOffset::new(p.physical)).collect();
         let slot = self.shape.slot_of(hash);

@@ -28,9 +28,12 @@ fn time_at(physical: u64) -> Timestamp {
     Timestamp::from_millis(BEGIN + physical as i64)
 }
 
+fn hashed(key: &str, physical: u64) -> Hashed {
+    Hashed { hash: key_hash("t", key), physical, stored_at: time_at(physical) }
+}
+
 fn insert(index: &Index, key: &str, physical: u64) {
-    let key = Key { topic: "t", key, physical: position(physical), stored_at: time_at(physical) };
-    index.insert_batch(&[key]).unwrap();
+    assert_eq!(index.insert(&[hashed(key, physical)]), 1);
 }
 
 fn find(index: &Index, key: &str) -> Vec<u64> {
@@ -60,8 +63,7 @@ fn files_have_apaches_layout() {
     let (index, _) = Index::open(Arc::new(disk.clone()), Path::new("/s"), shape, start(0)).unwrap();
     for (physical, ms) in [(1000, 0), (2000, 2999)] {
         let stored_at = Timestamp::from_millis(BEGIN + ms);
-        let key = Key { topic: "TopicTest", key: "key1", physical: position(physical), stored_at };
-        index.insert_batch(&[key]).unwrap();
+        assert_eq!(index.insert(&[Hashed { hash: key_hash("TopicTest", "key1"), physical, stored_at }]), 1);
     }
     index.flush(position(5000)).unwrap();
     assert_eq!(names(&disk), ["20250901123015123"]);
@@ -135,29 +137,35 @@ fn full_files_are_followed_by_new_ones_and_all_are_searched() {
 fn records_that_are_there_are_passed_over() {
     let disk = new_disk();
     let (index, _) = open(&disk, 0);
-    let key = |key, physical| Key { topic: "t", key, physical: position(physical), stored_at: time_at(physical) };
-    index.insert_batch(&[key("a", 100), key("b", 100), key("a", 200)]).unwrap();
-    index.insert_batch(&[key("a", 100), key("a", 200), key("c", 200), key("a", 300)]).unwrap();
+    index.insert(&[hashed("a", 100), hashed("b", 100), hashed("a", 200)]);
+    index.insert(&[hashed("a", 100), hashed("a", 200), hashed("c", 200), hashed("a", 300)]);
     assert_eq!((find(&index, "a"), find(&index, "b"), find(&index, "c")), (vec![300, 200, 100], vec![100], vec![]));
     index.flush(position(1000)).unwrap();
     let end = index.sync().unwrap();
     let (index, _) = open(&disk, end.get());
-    index.insert_batch(&[key("a", 200), key("a", 300), key("a", 400)]).unwrap();
+    index.insert(&[hashed("a", 200), hashed("a", 300), hashed("a", 400)]);
     assert_eq!(find(&index, "a"), [400, 300, 200, 100]);
 }
 
 #[test]
-fn waiting_keys_are_bounded() {
+fn waiting_keys_are_bounded_and_a_record_has_all_of_its_keys_or_none() {
     let disk = new_disk();
     let shape = Shape { slots: 1 << 16, entries: 1 << 20 };
     let (index, _) = Index::open(Arc::new(disk), Path::new("/s"), shape, start(0)).unwrap();
-    for i in 0..PENDING_MAX as u64 {
+    for i in 0..PENDING_MAX as u64 - 3 {
         insert(&index, "k", i + 1);
     }
-    let key = Key { topic: "t", key: "k", physical: position(1 << 30), stored_at: time_at(0) };
-    assert_eq!(index.insert_batch(&[key]), Err(IsFull));
-    index.flush(position(10)).unwrap();
-    assert_eq!(index.insert_batch(&[key]), Ok(()));
+    let (first, second) = (1 << 30, 1 << 31);
+    let keys = [hashed("a", first), hashed("b", first), hashed("a", second), hashed("b", second)];
+    assert_eq!(index.insert(&keys), 2);
+    assert_eq!(index.insert(&keys[2..]), 0);
+    index.flush(position(2)).unwrap();
+    assert_eq!(index.insert(&keys[2..]), 2);
+    assert_eq!(index.insert(&[hashed("c", second + 1)]), 0);
+    assert_eq!(index.insert(&[]), 0);
+    let known_and_new = [&keys[..], &[hashed("c", second + 1)]].concat();
+    assert_eq!(index.insert(&known_and_new), 4, "what is there needs no room");
+    assert_eq!(find(&index, "b"), [second, first]);
 }
 
 #[test]
@@ -281,9 +289,8 @@ fn keys_of(i: u64) -> Vec<String> {
 fn insert_range(index: &Index, from: u64, to: u64) {
     for i in from / 100..to / 100 {
         let names = keys_of(i);
-        let key = |key| Key { topic: "t", key, physical: position(i * 100), stored_at: time_at(i * 100) };
-        let keys: Vec<Key<'_>> = names.iter().map(|name| key(name)).collect();
-        index.insert_batch(&keys).unwrap();
+        let keys: Vec<Hashed> = names.iter().map(|name| hashed(name, i * 100)).collect();
+        assert_eq!(index.insert(&keys), keys.len());
     }
 }
 

@@ -21,9 +21,10 @@ const PAGES_KEPT: usize = 1024;
 /// Bytes read or written at once while slots are made again.
 const CHUNK: usize = 1 << 20;
 
-/// A key on its way into the file.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Pending {
+/// A key of a record, on its way into the file: its `UNIQ_KEY`, or one of its `KEYS`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hashed {
+    /// See [`super::key_hash`].
     pub hash: u32,
     pub physical: u64,
     pub stored_at: Timestamp,
@@ -85,7 +86,7 @@ impl Writer {
     }
 
     /// Adds a key, in memory. The file must not be full.
-    pub fn add(&mut self, key: &Pending) -> io::Result<()> {
+    pub fn add(&mut self, key: &Hashed) -> io::Result<()> {
         let (slot, number) = (self.shape.slot_of(key.hash), self.header.next);
         let before = self.slot(slot)?;
         if number == 1 {
