@@ -16,7 +16,6 @@ use super::{
     disk::Space,
     indexing,
     marks::Intact,
-    record::{FILLER_LEN, Head},
     retention,
     segment::Segment,
 };
@@ -348,20 +347,34 @@ impl Core {
             return Ok(());
         }
         progress.rounds_unwritten = 0;
-        debug_assert!(self.may_begin(next.recover_from), "no record begins where recovery would");
         next.time = Some(progress.time.saved());
         progress.file.write(&next).map_err(|e| self.log.marks.poison("writing the checkpoint", &e))?;
         progress.written = next;
         Ok(())
     }
+}
 
-    /// Whether recovery may begin there: a record does, or it is not told yet what does.
-    fn may_begin(&self, at: PhysicalOffset) -> bool {
-        let Some(segment) = self.log.segments.find(at) else { return true };
-        let mut head = [0; FILLER_LEN as usize];
-        at >= self.log.marks.durable.get()
-            || at.until(segment.end()) < FILLER_LEN
-            || segment.read_into(at, &mut head).is_err()
-            || Head::read(head) != Head::Nothing
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_index_is_asked_for_in_between_a_round_comes_when_due_and_the_end_before_all() {
+        let (clock, rounds) = (SystemClock::new(), Rounds::default());
+        let (now, later) = (clock.now(), clock.now().plus(Duration::from_secs(3600)));
+        // Asked before it waits, and while it does.
+        rounds.ask_index();
+        assert_eq!(rounds.next(&clock, later), Next::Index);
+        std::thread::scope(|scope| {
+            let next = scope.spawn(|| rounds.next(&clock, later));
+            rounds.ask_index();
+            assert_eq!(next.join().expect("no panic"), Next::Index);
+        });
+        assert_eq!(rounds.next(&clock, now.plus(Duration::from_millis(1))), Next::Round);
+        rounds.ask_index();
+        assert_eq!(rounds.next(&clock, now), Next::Round, "however much there is to index");
+        assert_eq!(rounds.next(&clock, later), Next::Index, "it is not forgotten");
+        rounds.end();
+        assert_eq!(rounds.next(&clock, now), Next::End);
     }
 }

@@ -40,7 +40,7 @@ impl FreshKeys {
         Self(Mutex::new(Handed { start: end, end, behind: end, ..Handed::default() }))
     }
 
-    /// Adds the keys of a unit that was given its place, all or none. Says whether that made them many.
+    /// Adds the keys of a unit that was given its place, all or none. Says whether another quarter of the room is taken.
     pub(super) fn add(&self, unit: Range<PhysicalOffset>, stored_at: Timestamp, keys: &[UnitKey]) -> bool {
         let mut fresh = self.0.lock();
         let (before, after) = (fresh.keys.len(), fresh.keys.len() + keys.len());
@@ -48,10 +48,15 @@ impl FreshKeys {
         fresh.behind = unit.end;
         if goes_on && after <= room() {
             fresh.end = unit.end;
+            if fresh.keys.capacity() < after {
+                let wanted = (2 * before).clamp(after, KEYS_MAX.max(after));
+                fresh.keys.reserve_exact(wanted - before);
+            }
             let physical = |key: &UnitKey| unit.start.plus(u64::from(key.at)).get();
             fresh.keys.extend(keys.iter().map(|key| Hashed { hash: key.hash, physical: physical(key), stored_at }));
         }
-        goes_on && before < MANY && after >= MANY
+        // Not once: who is asked may find nothing to take yet.
+        goes_on && before / MANY != after / MANY
     }
 
     /// Takes over all that waits, in exchange for what is used up.
@@ -95,20 +100,23 @@ impl Handed {
         self.used += count;
     }
 
-    /// Gives the room back that a busy time took.
+    /// Gives the room back that a busy time took, and leaves what those who come now need.
     pub(super) fn rest(&mut self) {
         self.keys.drain(..std::mem::take(&mut self.used));
-        self.keys.shrink_to(KEPT);
+        if self.keys.capacity() > 4 * self.keys.len().max(KEPT / 4) {
+            self.keys.shrink_to(KEPT.max(2 * self.keys.len()));
+        }
     }
 }
 
+/// Keys that wait at most.
 #[cfg(not(test))]
-const fn room() -> usize {
+pub(super) const fn room() -> usize {
     KEYS_MAX
 }
 
 #[cfg(test)]
-use limiting::room;
+pub(super) use limiting::room;
 #[cfg(test)]
 pub(super) use limiting::with_room;
 
@@ -121,7 +129,7 @@ mod limiting {
         static ROOM: Cell<usize> = const { Cell::new(super::KEYS_MAX) };
     }
 
-    pub(super) fn room() -> usize {
+    pub(in crate::store) fn room() -> usize {
         ROOM.get()
     }
 
@@ -190,16 +198,18 @@ mod tests {
     }
 
     #[test]
-    fn it_is_said_once_that_there_are_many() {
+    fn it_is_said_at_every_quarter_that_there_are_many() {
         let fresh = FreshKeys::new(at(0));
         for _ in 0..2 {
             assert!(!add(&fresh, 0, MANY - 1));
             assert!(add(&fresh, 10, 1));
-            assert!(!add(&fresh, 20, KEYS_MAX));
-            assert!(!add(&fresh, 30, 1));
+            assert!(!add(&fresh, 20, 1));
+            assert!(add(&fresh, 30, MANY - 1), "what was asked for may have found nothing to take");
+            assert!(add(&fresh, 40, KEYS_MAX));
+            assert!(!add(&fresh, 50, 1));
             take(&fresh);
         }
-        assert!(add(&fresh, 40, KEYS_MAX + 1), "the index is to take the place where there was no room");
+        assert!(add(&fresh, 60, KEYS_MAX + 1), "the index is to take the place where there was no room");
     }
 
     #[test]
@@ -213,5 +223,10 @@ mod tests {
         handed.rest();
         assert_eq!(handed.unused(at(20)).len(), 2);
         assert!(handed.keys.capacity() < 2 * KEPT);
+        // What is in use is left as it is.
+        handed.keys.extend([handed.keys[0]; 2 * KEPT]);
+        let capacity = handed.keys.capacity();
+        handed.rest();
+        assert_eq!(handed.keys.capacity(), capacity);
     }
 }

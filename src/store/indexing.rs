@@ -121,7 +121,7 @@ impl Indexing {
     fn insert(&self, keys: &[Hashed], durable: PhysicalOffset) -> Result<usize, derived::Error> {
         let count = self.index.insert(keys);
         let Some(key) = keys.get(count) else { return Ok(count) };
-        self.index.flush(durable.min(PhysicalOffset::new(key.physical)))?;
+        self.index.make_room(durable.min(PhysicalOffset::new(key.physical)))?;
         Ok(count + self.index.insert(&keys[count..]))
     }
 
@@ -136,8 +136,7 @@ impl Indexing {
         // A query may have brought it farther.
         let reached = self.follow(log, until, until)?.min(until);
         self.index.flush(reached)?;
-        // What was written to make room may lie behind, and end within a unit.
-        Ok(self.index.sync()?.min(reached))
+        Ok(self.index.sync()?)
     }
 
     /// Where what is sought may lie, newest first; more than `max` are not looked for. The caller compares.
@@ -155,7 +154,8 @@ impl Indexing {
     /// After a round of the background in which nothing was taken over, gives back the room for keys that a busy time
     /// took.
     pub(super) fn rest(&self, log: &CommitLog) {
-        let mut progress = self.progress.lock();
+        // Held, it is not quiet.
+        let Some(mut progress) = self.progress.try_lock() else { return };
         if std::mem::replace(&mut progress.is_quiet, true) {
             progress.handed.rest();
             log.fresh_keys.rest();

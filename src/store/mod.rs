@@ -35,9 +35,9 @@
 //!
 //! # Locks
 //!
-//! In this order: `progress` (a round of the background), the log's tail, the list of segments, a queue's tail, the keys
-//! that wait for the index. None is held over a sync but `progress`, which no request waits for but the deletion of a
-//! topic. Wakers and listeners are called outside the locks.
+//! In this order: `progress` (a round of the background), the index's, the log's tail, the list of segments, a queue's
+//! tail, the keys that wait for the index. None is held over a sync but `progress`, which no request waits for but the
+//! deletion of a topic, and the index's, which only searches wait for. Wakers and listeners are called outside the locks.
 //!
 //! # Failure
 //!

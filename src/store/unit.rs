@@ -5,6 +5,7 @@ use std::{cell::Cell, net::SocketAddr, sync::Arc};
 use super::{
     AppendError, Appended, Entry,
     consume_queue::{QueueState, Queues},
+    fresh_keys,
     index_file::key_hash,
     indexing::keys_of,
     record::{self, Unplaced},
@@ -69,7 +70,8 @@ impl Unit {
             let queue = record::is_queued(message.sys_flag).then(found);
             let NewMessage { topic, properties, .. } = message;
             let [tag, lite, id, keys] = properties.get_each([key::TAGS, key::LITE_TOPIC, key::UNIQ_KEY, key::KEYS]);
-            if indexed {
+            // More find no room anyway.
+            if indexed && unit.keys.len() <= fresh_keys::room() {
                 let hashed = |key| UnitKey { at: record.at as u32, hash: key_hash(topic.as_str(), key) };
                 unit.keys.extend(keys_of(message.sys_flag, [id, keys]).map(hashed));
             }

@@ -32,7 +32,7 @@ use format::{Entry, Header, file_name, is_file_name};
 pub(super) use writer::Hashed;
 use writer::{Writer, read_entry, read_header};
 
-/// Keys that wait in memory at most: 8 MiB.
+/// Keys that wait in memory at most: 6 MiB.
 pub(super) const PENDING_MAX: usize = 1 << 18;
 /// Entries that one query looks at in one file at most: a few milliseconds, in which nobody else has the index.
 #[cfg(not(test))]
@@ -226,6 +226,10 @@ impl Index {
         let room = PENDING_MAX.saturating_sub(inner.pending.len()).min(new.len());
         let is_whole = |n: &usize| new.get(*n).zip(new[..*n].last()).is_none_or(|(a, b)| a.physical != b.physical);
         let count = (0..=room).rev().find(is_whole).unwrap_or(0);
+        let (before, after) = (inner.pending.len(), inner.pending.len() + count);
+        if inner.pending.capacity() < after {
+            inner.pending.reserve_exact((2 * before).clamp(after, PENDING_MAX) - before);
+        }
         inner.pending.extend(&new[..count]);
         inner.newest = new[..count].last().map(|key| key.physical).or(inner.newest);
         known + count
@@ -235,13 +239,23 @@ impl Index {
     /// inserted.
     pub fn flush(&self, below: PhysicalOffset) -> Result<(), Error> {
         let mut inner = self.inner.lock();
+        self.write(&mut inner, below)?;
+        inner.flushed = inner.flushed.max(below);
+        Ok(())
+    }
+
+    /// Writes them too, for room alone: what [`Self::sync`] says goes by [`Self::flush`].
+    pub fn make_room(&self, below: PhysicalOffset) -> Result<(), Error> {
+        self.write(&mut self.inner.lock(), below)
+    }
+
+    fn write(&self, inner: &mut Inner, below: PhysicalOffset) -> Result<(), Error> {
         inner.check()?;
         inner.incomplete = true;
-        let result = self.write_below(&mut inner, below);
+        let result = self.write_below(inner, below);
         inner.note(&result);
         result?;
         inner.incomplete = false;
-        inner.flushed = inner.flushed.max(below);
         Ok(())
     }
 
