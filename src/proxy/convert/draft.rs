@@ -30,11 +30,24 @@ pub fn drafts(messages: Vec<v2::Message>, rules: &Rules<'_>) -> Result<(TopicNam
         return Err(Refusal::new(Code::MessageCorrupted, "the request has no message"));
     };
     let topic = topic(first.topic.as_ref())?;
-    if messages.iter().any(|m| m.topic != first.topic) {
+    if messages.iter().skip(1).any(|m| !is_same(m.topic.as_ref(), first.topic.as_ref())) {
         return Err(Refusal::new(Code::MessageCorrupted, "the messages of one request must have one topic"));
     }
     let drafts = messages.into_iter().map(|m| draft(&topic, m, rules)).collect::<Result<_, _>>()?;
     Ok((topic, drafts))
+}
+
+/// Whether both name the same. Lengths first: nearly every namespace is empty, an empty `String` points nowhere, and glibc's
+/// AVX-512 `memcmp` asks the processor to read nothing there, which takes it 150 ns.
+fn is_same(one: Option<&v2::Resource>, other: Option<&v2::Resource>) -> bool {
+    let equal = |one: &str, other: &str| one.len() == other.len() && (one.is_empty() || one == other);
+    match (one, other) {
+        (Some(one), Some(other)) => {
+            equal(&one.resource_namespace, &other.resource_namespace) && equal(&one.name, &other.name)
+        }
+        (None, None) => true,
+        _ => false,
+    }
 }
 
 /// A draft and the id that its answer carries.

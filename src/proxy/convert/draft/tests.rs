@@ -129,6 +129,8 @@ fn a_call_has_messages_and_they_have_one_topic() {
     let other = v2::Resource { resource_namespace: "other".into(), name: "T".into() };
     let other = v2::Message { topic: Some(other), ..message() };
     assert_eq!(code(vec![message(), other]), Some(Code::MessageCorrupted));
+    let nowhere = v2::Message { topic: None, ..message() };
+    assert_eq!(code(vec![message(), message(), nowhere]), Some(Code::MessageCorrupted));
     assert_eq!(code(vec![message(), message()]), None);
 }
 
