@@ -23,7 +23,7 @@ use crate::{
     types::Deadline,
 };
 
-use super::{Load, Method, ResponseBody, Surroundings, refuse, too_many};
+use super::{Load, Method, ResponseBody, Surroundings, refuse, send, too_many};
 use crate::proxy::{
     meters::{Refused, Rpc},
     status::Refusal,
@@ -71,7 +71,7 @@ where
             return Limited { inner: None, refusal: Some(refusal), permit, timed };
         }
         let body_permit = permit.clone();
-        let request = request.map(|body| Metered { inner: body, permit: body_permit, upload: None });
+        let request = request.map(|body| Metered { inner: body, permit: body_permit, held: None, upload: None });
         Limited { inner: Some(self.inner.call(request)), refusal: None, permit, timed }
     }
 }
@@ -98,6 +98,8 @@ enum Cut {
     Load = 2,
     /// It does not come.
     Time = 3,
+    /// A message of it has more beside its body than any may have.
+    Properties = 4,
 }
 
 impl Permit {
@@ -135,11 +137,16 @@ impl Permit {
         self.around.connection.unwritten.fetch_add(bytes, Relaxed);
     }
 
-    /// Counts what a compressed request has grown to. `Err` when there is no room for it: whatever the handler answers
+    /// There is no room for what a message has beside its body.
+    pub fn refuse_properties(&self) -> tonic::Status {
+        self.cut(Cut::Properties)
+    }
+
+    /// Counts what a request has grown to. `Err` when there is no room for it: whatever the handler answers
     /// then, the client is told that.
     pub fn charge_expanded(&self, bytes: usize) -> Result<(), tonic::Status> {
         self.charge(bytes);
-        if self.is_large() && self.over_bytes() {
+        if self.over_bytes() {
             return Err(self.cut(Cut::Load));
         }
         Ok(())
@@ -160,11 +167,19 @@ impl Permit {
     }
 
     /// A connection may hold as much as nobody holds: one alone half of all, n greedy ones as much as is left for the next
-    /// who comes. So no number of them can take it all, and whoever holds little is served.
+    /// who comes. So no number of them can take it all, and whoever holds little is served. What is small and makes room
+    /// (acks above all) is let in until it is twice as much.
     fn over_bytes(&self) -> bool {
         let limits = self.around.limits();
-        let free = limits.bytes_max.saturating_sub(self.around.front.load.bytes.load(Relaxed));
-        self.around.connection.load.bytes.load(Relaxed) > limits.connection_bytes_max.min(free)
+        let times = match self.method {
+            Method::Send | Method::Receive | Method::Pull => 1,
+            Method::Other => 2,
+            // Their messages are bounded one by one.
+            Method::Telemetry | Method::Foreign => return false,
+        };
+        let [all, of_connection] = self.loads().map(|load| load.bytes.load(Relaxed));
+        let free = limits.bytes_max.saturating_mul(times).saturating_sub(all);
+        of_connection > limits.connection_bytes_max.saturating_mul(times).min(free)
     }
 
     fn refusal_at_start(&self) -> Option<Refusal> {
@@ -173,7 +188,7 @@ impl Permit {
         if calls > limits.calls_max {
             return Some(too_many(format!("{calls} calls are under way, the most is {}", limits.calls_max)));
         }
-        (self.is_large() && self.over_bytes()).then(|| self.refusal(Cut::Load))
+        self.over_bytes().then(|| self.refusal(Cut::Load))
     }
 
     fn request_max(&self) -> usize {
@@ -194,12 +209,7 @@ impl Permit {
         if self.bytes.load(Relaxed) > self.request_max() {
             return Err(Cut::Size);
         }
-        if self.is_large() && self.over_bytes() { Err(Cut::Load) } else { Ok(()) }
-    }
-
-    /// What is small and makes room (acks above all) is let in for longer.
-    fn is_large(&self) -> bool {
-        matches!(self.method, Method::Send | Method::Receive | Method::Pull)
+        if self.over_bytes() { Err(Cut::Load) } else { Ok(()) }
     }
 
     fn refusal(&self, cut: Cut) -> Refusal {
@@ -218,6 +228,10 @@ impl Permit {
                 "this connection has more bytes of requests and answers under way than {}, or than its share of {}",
                 limits.connection_bytes_max, limits.bytes_max
             )),
+            Cut::Properties => {
+                let text = format!("a message has more than {} bytes beside its body", send::BESIDE_BODY_MAX);
+                Refusal::new(Code::MessagePropertiesTooLarge, text)
+            }
             // Clients take REQUEST_TIMEOUT for something that they do not know, and this one for what to try again.
             Cut::Time => {
                 let text = format!("the request did not arrive within {} s", limits.upload_timeout.as_secs());
@@ -239,7 +253,8 @@ impl Permit {
             0 => return None,
             1 => Cut::Size,
             2 => Cut::Load,
-            _ => Cut::Time,
+            3 => Cut::Time,
+            _ => Cut::Properties,
         };
         Some(self.refusal(cut))
     }
@@ -278,6 +293,9 @@ impl Drop for Permit {
 pub struct Metered<B> {
     inner: B,
     permit: Arc<Permit>,
+    /// The newest piece, handed on once there is another or the end: so a request is decoded when it is all there, and none
+    /// that never ends is held as more than its bytes.
+    held: Option<Bytes>,
     /// Set going when the body is first waited for, which most are not.
     upload: Option<Pin<Box<Sleep>>>,
 }
@@ -302,26 +320,35 @@ where
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
         let this = &mut *self;
-        match Pin::new(&mut this.inner).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => match this.permit.arrived(frame.data_ref().map_or(0, Bytes::len)) {
-                Ok(()) => Poll::Ready(Some(Ok(frame))),
-                Err(cut) => this.cut(cut),
-            },
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
-            Poll::Ready(None) => Poll::Ready(None),
-            Poll::Pending if this.permit.method == Method::Telemetry => Poll::Pending,
-            Poll::Pending => {
-                let timeout = this.permit.around.limits().upload_timeout;
-                let upload = this.upload.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
-                match upload.as_mut().poll(cx) {
-                    Poll::Ready(()) => this.cut(Cut::Time),
-                    Poll::Pending => Poll::Pending,
+        let is_stream = matches!(this.permit.method, Method::Telemetry | Method::Foreign);
+        loop {
+            return match Pin::new(&mut this.inner).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => match this.permit.arrived(frame.data_ref().map_or(0, Bytes::len)) {
+                    Err(cut) => this.cut(cut),
+                    Ok(()) if is_stream => Poll::Ready(Some(Ok(frame))),
+                    Ok(()) => {
+                        // What clients tell behind a request is not looked at.
+                        let Ok(piece) = frame.into_data() else { continue };
+                        let Some(earlier) = this.held.replace(piece) else { continue };
+                        Poll::Ready(Some(Ok(Frame::data(earlier))))
+                    }
+                },
+                Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
+                Poll::Ready(None) => Poll::Ready(this.held.take().map(|piece| Ok(Frame::data(piece)))),
+                Poll::Pending if this.permit.method == Method::Telemetry => Poll::Pending,
+                Poll::Pending => {
+                    let timeout = this.permit.around.limits().upload_timeout;
+                    let upload = this.upload.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+                    match upload.as_mut().poll(cx) {
+                        Poll::Ready(()) => this.cut(Cut::Time),
+                        Poll::Pending => Poll::Pending,
+                    }
                 }
-            }
+            };
         }
     }
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.held.is_none() && self.inner.is_end_stream()
     }
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()

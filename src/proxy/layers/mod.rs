@@ -6,6 +6,7 @@ mod context;
 mod limit;
 mod rescue;
 mod routes;
+mod send;
 mod trace;
 
 use std::{

@@ -3,17 +3,22 @@
 use std::{
     convert::Infallible,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
 use http_body::Body as HttpBody;
-use tonic::{codec::CompressionEncoding, codegen::StdError};
+use tonic::{codec::CompressionEncoding, codegen::StdError, server::Grpc};
 use tower::Service;
 
 use crate::proto::v2::messaging_service_server::MessagingServiceServer;
 
-use super::{Method, limit::Metered};
+use super::{
+    Method,
+    limit::Metered,
+    send::{SendCodec, SendMessage},
+};
 use crate::proxy::{config::Limits, rpc::Messaging};
 
 /// Everything that is not the messaging API: health, reflection, and UNIMPLEMENTED for the rest.
@@ -21,8 +26,9 @@ pub type Foreign = tonic::service::Routes;
 
 /// The services of one connection.
 pub struct Routes {
-    send: MessagingServiceServer<Messaging>,
-    /// The same handlers for messages of a smaller size.
+    messaging: Arc<Messaging>,
+    send_bytes_max: usize,
+    /// Its handlers, but for SendMessage's.
     control: MessagingServiceServer<Messaging>,
     /// And for Telemetry, whose streams stay open: a message that never ends is held for as long.
     telemetry: MessagingServiceServer<Messaging>,
@@ -31,9 +37,11 @@ pub struct Routes {
 
 impl Routes {
     pub fn new(messaging: Messaging, foreign: Foreign, limits: &Limits) -> Self {
-        let server = MessagingServiceServer::new(messaging).accept_compressed(CompressionEncoding::Gzip);
+        let messaging = Arc::new(messaging);
+        let server = MessagingServiceServer::from_arc(messaging.clone()).accept_compressed(CompressionEncoding::Gzip);
         Self {
-            send: server.clone().max_decoding_message_size(limits.inbound_bytes_max),
+            messaging,
+            send_bytes_max: limits.inbound_bytes_max,
             control: server.clone().max_decoding_message_size(limits.control_bytes_max),
             // Settings that are somewhat too large are refused in words.
             telemetry: server.max_decoding_message_size(2 * limits.settings_bytes_max),
@@ -58,7 +66,13 @@ where
     }
     fn call(&mut self, request: http::Request<Metered<B>>) -> Self::Future {
         match Method::of(request.uri().path()) {
-            Method::Send => self.send.call(request),
+            Method::Send => {
+                let mut grpc = Grpc::new(SendCodec(request.body().permit().clone()))
+                    .max_decoding_message_size(self.send_bytes_max)
+                    .accept_compressed(CompressionEncoding::Gzip);
+                let handler = SendMessage(self.messaging.clone());
+                Box::pin(async move { Ok(grpc.unary(handler, request).await) })
+            }
             Method::Telemetry => self.telemetry.call(request),
             Method::Receive | Method::Pull | Method::Other => self.control.call(request),
             Method::Foreign => Box::pin(self.foreign.call(request.map(tonic::body::Body::new))),

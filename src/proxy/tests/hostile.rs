@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
@@ -85,6 +86,99 @@ async fn bytes_above_the_limit_of_a_connection_do_not_disturb_another() {
     greedy.send("T", "b").await;
 }
 
+/// SendMessage with a body that no client of ours would make.
+async fn send_raw(
+    rig: &Rig,
+    body: impl futures_util::Stream<Item = Result<http_body::Frame<bytes::Bytes>, std::convert::Infallible>>
+    + Send
+    + 'static,
+) -> v2::SendMessageResponse {
+    let body = tonic::body::Body::new(http_body_util::StreamBody::new(body));
+    let path = format!("http://127.0.0.1:{}/apache.rocketmq.v2.MessagingService/SendMessage", rig.port);
+    let request = http::Request::post(path).header("content-type", "application/grpc").header("x-mq-client-id", "raw");
+    let channel = rig.channel().await;
+    let mut channel =
+        tower::util::ServiceExt::<http::Request<tonic::body::Body>>::ready_oneshot(channel).await.unwrap();
+    let response = tower::Service::call(&mut channel, request.body(body).unwrap()).await.unwrap();
+    let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+    prost::Message::decode(&body[5..]).unwrap()
+}
+
+/// A request of one piece, with gRPC's prefix.
+fn whole(
+    request: Vec<u8>,
+) -> impl futures_util::Stream<Item = Result<http_body::Frame<bytes::Bytes>, std::convert::Infallible>> + Send {
+    let len = u32::try_from(request.len()).unwrap();
+    let framed = [&[0], &len.to_be_bytes()[..], &request].concat();
+    futures_util::stream::iter([Ok(http_body::Frame::data(framed.into()))])
+}
+
+/// Field 1 of any message, that holds `bytes`.
+fn field_1(bytes: &[u8]) -> Vec<u8> {
+    let mut field = Vec::new();
+    prost::encoding::bytes::encode(1, &bytes.to_vec(), &mut field);
+    field
+}
+
+#[tokio::test]
+async fn messages_of_nothing_are_refused_before_they_take_hundreds_of_times_their_bytes() {
+    let mut config = config();
+    config.limits.connection_bytes_max = 8 << 20;
+    let rig = Rig::start_with(config).await;
+    let mut client = rig.client("c").await;
+    let refused = send_raw(&rig, whole(field_1(b"").repeat(100_000))).await;
+    assert_eq!(code(&refused.status), Code::TooManyRequests, "{refused:?}");
+    // A few of them are told what they lack.
+    let faulty = send_raw(&rig, whole(field_1(b"").repeat(100))).await;
+    assert_eq!(code(&faulty.status), Code::IllegalTopic);
+    eventually("everything was given back", || rig.proxy.bytes() == 0).await;
+    client.send("T", "still there").await;
+}
+
+#[tokio::test]
+async fn a_message_with_a_large_body_has_little_beside_it() {
+    let rig = Rig::start().await;
+    let mut client = rig.client("c").await;
+    let mut many_keys = message("T", "id", vec![7; 3 << 20]);
+    many_keys.system_properties.as_mut().unwrap().keys = vec![String::new(); 600_000];
+    let refused = client.send_all(vec![many_keys]).await;
+    assert_eq!(code(&refused.status), Code::MessagePropertiesTooLarge);
+    assert!(refused.status.unwrap().message.contains("1048576 bytes beside its body"));
+    client.send_all(vec![message("T", "id", vec![7; 3 << 20])]).await;
+    client.send("T", "still there").await;
+}
+
+#[tokio::test]
+async fn acks_are_let_in_for_longer_and_not_without_end() {
+    let mut config = config();
+    config.limits.connection_bytes_max = 100 << 10;
+    let rig = Rig::start_with(config).await;
+    let mut client = rig.client("c").await;
+    client.send("T", "a").await;
+    let handles = |kib: usize| vec!["x".repeat(1 << 10); kib];
+    let let_in = client.ack("T", "g", &handles(150)).await;
+    assert_ne!(code(&let_in.status), Code::TooManyRequests);
+    let refused = client.ack("T", "g", &handles(250)).await;
+    assert_eq!(code(&refused.status), Code::TooManyRequests);
+    eventually("everything was given back", || rig.proxy.bytes() == 0).await;
+}
+
+#[tokio::test]
+async fn a_request_in_pieces_is_one_request() {
+    let rig = Rig::start().await;
+    let _client = rig.client("c").await;
+    let request = v2::SendMessageRequest { messages: vec![message("T", "id", vec![7; 100]), message("T", "id2", "b")] };
+    let framed = {
+        let bytes = prost::Message::encode_to_vec(&request);
+        [&[0], &(bytes.len() as u32).to_be_bytes()[..], &bytes].concat()
+    };
+    for size in [1, 7, framed.len() - 1, framed.len()] {
+        let pieces: Vec<_> = framed.chunks(size).map(bytes::Bytes::copy_from_slice).collect();
+        let answer = send_raw(&rig, futures_util::stream::iter(pieces).map(|p| Ok(http_body::Frame::data(p)))).await;
+        assert_eq!((code(&answer.status), answer.entries.len()), (Code::Ok, 2), "in pieces of {size}");
+    }
+}
+
 #[tokio::test]
 async fn a_request_that_does_not_arrive_is_given_up() {
     let mut config = config();
@@ -92,18 +186,7 @@ async fn a_request_that_does_not_arrive_is_given_up() {
     let rig = Rig::start_with(config).await;
     let mut client = rig.client("c").await;
     // A unary call whose body never ends: the headers, and then nothing.
-    let channel = rig.channel().await;
-    let body = tonic::body::Body::new(http_body_util::StreamBody::new(futures_util::stream::pending::<
-        Result<http_body::Frame<bytes::Bytes>, std::convert::Infallible>,
-    >()));
-    let request =
-        http::Request::post(format!("http://127.0.0.1:{}/apache.rocketmq.v2.MessagingService/SendMessage", rig.port));
-    let request = request.header("content-type", "application/grpc").header("x-mq-client-id", "slow");
-    let mut channel =
-        tower::util::ServiceExt::<http::Request<tonic::body::Body>>::ready_oneshot(channel).await.unwrap();
-    let response = tower::Service::call(&mut channel, request.body(body).unwrap()).await.unwrap();
-    let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
-    let answer: v2::SendMessageResponse = prost::Message::decode(&body[5..]).unwrap();
+    let answer = send_raw(&rig, futures_util::stream::pending()).await;
     assert_eq!(code(&answer.status), Code::ProxyTimeout);
     client.send("T", "undisturbed").await;
 }
