@@ -30,6 +30,12 @@ use crate::proxy::{
     trace,
 };
 
+/// Bytes of a request, or of all of a stream, to health or reflection; what they ask has a name or two.
+const FOREIGN_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of them that are let in whatever is under way.
+const PROBE_BYTES: usize = 1 << 10;
+
 pub struct Limit<S> {
     inner: S,
     around: Arc<Surroundings>,
@@ -71,7 +77,7 @@ where
             return Limited { inner: None, refusal: Some(refusal), permit, timed };
         }
         let body_permit = permit.clone();
-        let request = request.map(|body| Metered { inner: body, permit: body_permit, held: None, upload: None });
+        let request = request.map(|body| Metered::new(body, body_permit));
         Limited { inner: Some(self.inner.call(request)), refusal: None, permit, timed }
     }
 }
@@ -100,6 +106,8 @@ enum Cut {
     Time = 3,
     /// A message of it has more beside its body than any may have.
     Properties = 4,
+    /// There is something behind its message.
+    Beyond = 5,
 }
 
 impl Permit {
@@ -137,7 +145,7 @@ impl Permit {
         self.around.connection.unwritten.fetch_add(bytes, Relaxed);
     }
 
-    /// There is no room for what a message has beside its body.
+    /// A message has more beside its body than any may have.
     pub fn refuse_properties(&self) -> tonic::Status {
         self.cut(Cut::Properties)
     }
@@ -145,6 +153,9 @@ impl Permit {
     /// Counts what a request has grown to. `Err` when there is no room for it: whatever the handler answers
     /// then, the client is told that.
     pub fn charge_expanded(&self, bytes: usize) -> Result<(), tonic::Status> {
+        if bytes == 0 {
+            return Ok(());
+        }
         self.charge(bytes);
         if self.over_bytes() {
             return Err(self.cut(Cut::Load));
@@ -168,18 +179,31 @@ impl Permit {
 
     /// A connection may hold as much as nobody holds: one alone half of all, n greedy ones as much as is left for the next
     /// who comes. So no number of them can take it all, and whoever holds little is served. What is small and makes room
-    /// (acks above all) is let in until it is twice as much.
+    /// (acks above all) is let in until all is twice as much.
     fn over_bytes(&self) -> bool {
-        let limits = self.around.limits();
-        let times = match self.method {
-            Method::Send | Method::Receive | Method::Pull => 1,
-            Method::Other => 2,
-            // Their messages are bounded one by one.
-            Method::Telemetry | Method::Foreign => return false,
+        let is_let_in = match self.method {
+            // The messages of its streams are bounded one by one.
+            Method::Telemetry => true,
+            // Who asks for health is told, however busy it is here.
+            Method::Foreign => self.counted() <= PROBE_BYTES,
+            _ => false,
         };
+        if is_let_in {
+            return false;
+        }
+        let limits = self.around.limits();
         let [all, of_connection] = self.loads().map(|load| load.bytes.load(Relaxed));
-        let free = limits.bytes_max.saturating_mul(times).saturating_sub(all);
-        of_connection > limits.connection_bytes_max.saturating_mul(times).min(free)
+        let free = limits.bytes_max.saturating_mul(self.times()).saturating_sub(all);
+        of_connection > limits.connection_bytes_max.saturating_mul(self.times()).min(free)
+    }
+
+    fn times(&self) -> usize {
+        if matches!(self.method, Method::Send | Method::Receive | Method::Pull) { 1 } else { 2 }
+    }
+
+    /// Bytes that this call is counted with.
+    pub fn counted(&self) -> usize {
+        self.bytes.load(Relaxed)
     }
 
     fn refusal_at_start(&self) -> Option<Refusal> {
@@ -196,7 +220,8 @@ impl Permit {
             Method::Send => self.around.limits().inbound_bytes_max,
             // Its size is bounded message by message.
             Method::Telemetry => usize::MAX,
-            Method::Receive | Method::Pull | Method::Other | Method::Foreign => self.around.limits().control_bytes_max,
+            Method::Receive | Method::Pull | Method::Other => self.around.limits().control_bytes_max,
+            Method::Foreign => FOREIGN_BYTES_MAX.min(self.around.limits().control_bytes_max),
         }
     }
 
@@ -226,8 +251,10 @@ impl Permit {
             }
             Cut::Load => too_many(format!(
                 "this connection has more bytes of requests and answers under way than {}, or than its share of {}",
-                limits.connection_bytes_max, limits.bytes_max
+                limits.connection_bytes_max.saturating_mul(self.times()),
+                limits.bytes_max.saturating_mul(self.times()),
             )),
+            Cut::Beyond => Refusal::new(Code::BadRequest, "the request has more than one message"),
             Cut::Properties => {
                 let text = format!("a message has more than {} bytes beside its body", send::BESIDE_BODY_MAX);
                 Refusal::new(Code::MessagePropertiesTooLarge, text)
@@ -254,7 +281,8 @@ impl Permit {
             1 => Cut::Size,
             2 => Cut::Load,
             3 => Cut::Time,
-            _ => Cut::Properties,
+            4 => Cut::Properties,
+            _ => Cut::Beyond,
         };
         Some(self.refusal(cut))
     }
@@ -289,18 +317,46 @@ impl Drop for Permit {
     }
 }
 
+/// How much of a request has come, and with it where its one message ends.
+#[derive(Default)]
+struct Extent {
+    /// A flag and the length, in gRPC's prefix.
+    prefix: [u8; 5],
+    come: u64,
+}
+
+impl Extent {
+    /// False when a piece lies behind the message, at least in part.
+    fn holds(&mut self, piece: &[u8]) -> bool {
+        let begun = self.come.min(self.prefix.len() as u64) as usize;
+        let missing = &mut self.prefix[begun..];
+        let some = missing.len().min(piece.len());
+        missing[..some].copy_from_slice(&piece[..some]);
+        self.come += piece.len() as u64;
+        let [_, len @ ..] = self.prefix;
+        let whole = self.prefix.len() as u64 + u64::from(u32::from_be_bytes(len));
+        self.come <= whole
+    }
+}
+
 /// A request's body: counted, and cut short where it goes over a bound or does not come.
 pub struct Metered<B> {
     inner: B,
     permit: Arc<Permit>,
-    /// The newest piece, handed on once there is another or the end: so a request is decoded when it is all there, and none
+    extent: Extent,
+    /// The newest piece, handed on once there is another or the end: so a request is decoded when it has ended, and none
     /// that never ends is held as more than its bytes.
     held: Option<Bytes>,
+    ended: bool,
     /// Set going when the body is first waited for, which most are not.
     upload: Option<Pin<Box<Sleep>>>,
 }
 
 impl<B> Metered<B> {
+    fn new(inner: B, permit: Arc<Permit>) -> Self {
+        Self { inner, permit, extent: Extent::default(), held: None, ended: false, upload: None }
+    }
+
     pub fn permit(&self) -> &Arc<Permit> {
         &self.permit
     }
@@ -321,7 +377,7 @@ where
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
         let this = &mut *self;
         let is_stream = matches!(this.permit.method, Method::Telemetry | Method::Foreign);
-        loop {
+        while !this.ended {
             return match Pin::new(&mut this.inner).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => match this.permit.arrived(frame.data_ref().map_or(0, Bytes::len)) {
                     Err(cut) => this.cut(cut),
@@ -329,12 +385,21 @@ where
                     Ok(()) => {
                         // What clients tell behind a request is not looked at.
                         let Ok(piece) = frame.into_data() else { continue };
+                        if piece.is_empty() {
+                            continue;
+                        }
+                        if !this.extent.holds(&piece) {
+                            return this.cut(Cut::Beyond);
+                        }
                         let Some(earlier) = this.held.replace(piece) else { continue };
                         Poll::Ready(Some(Ok(Frame::data(earlier))))
                     }
                 },
                 Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
-                Poll::Ready(None) => Poll::Ready(this.held.take().map(|piece| Ok(Frame::data(piece)))),
+                Poll::Ready(None) => {
+                    this.ended = true;
+                    break;
+                }
                 Poll::Pending if this.permit.method == Method::Telemetry => Poll::Pending,
                 Poll::Pending => {
                     let timeout = this.permit.around.limits().upload_timeout;
@@ -346,12 +411,14 @@ where
                 }
             };
         }
+        Poll::Ready(this.held.take().map(|piece| Ok(Frame::data(piece))))
     }
     fn is_end_stream(&self) -> bool {
         self.held.is_none() && self.inner.is_end_stream()
     }
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        // The inner one does not count what is held.
+        SizeHint::default()
     }
 }
 

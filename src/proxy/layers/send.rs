@@ -68,21 +68,23 @@ impl Decoder for SendDecoder {
     fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
         // Of the whole buffer, so that bodies are slices of it.
         let request = buf.copy_to_bytes(buf.remaining());
-        let wire = request.len();
-        let places = fields(request.clone()).take_while(Result::is_ok).take(PLACES_MAX).count();
+        let permit = &self.0;
+        // It may have come compressed.
+        permit.charge_expanded(request.len().saturating_sub(permit.counted()))?;
+        let is_message = |field: &Result<_, _>| matches!(field, Ok((MESSAGES, _)));
+        let places = fields(request.clone()).filter(is_message).take(PLACES_MAX).count();
         let mut messages = Vec::with_capacity(places);
-        let (mut taken, mut charged) = (0, wire);
+        permit.charge_expanded(places * size_of::<v2::Message>())?;
         for field in fields(request) {
             let (MESSAGES, message) = field? else { continue };
             if message.len() > BESIDE_BODY_MAX && beside_body(&message)? > BESIDE_BODY_MAX {
-                return Err(self.0.refuse_properties());
+                return Err(permit.refuse_properties());
+            }
+            if messages.len() == messages.capacity() {
+                permit.charge_expanded(messages.capacity() * size_of::<v2::Message>())?;
             }
             let message = v2::Message::decode(message).map_err(broken)?;
-            taken += weight(&message);
-            if taken > charged {
-                self.0.charge_expanded(taken - charged)?;
-                charged = taken;
-            }
+            permit.charge_expanded(weight(&message))?;
             messages.push(message);
         }
         Ok(Some(v2::SendMessageRequest { messages }))
@@ -105,6 +107,10 @@ fn fields(mut bytes: Bytes) -> impl Iterator<Item = Result<(u32, Bytes), Status>
                     return Err(Status::internal("a field is longer than the message that it is in"));
                 }
                 return Ok(Some((tag, bytes.split_to(len))));
+            }
+            // Messages have a length, and so has the topic of one, the field of that number there.
+            if tag == MESSAGES {
+                return Err(Status::internal("a field has another type than it should have"));
             }
             skip_field(wire_type, tag, &mut bytes, DecodeContext::default()).map_err(broken)?;
         }
@@ -131,12 +137,11 @@ fn beside_body(message: &Bytes) -> Result<usize, Status> {
     Ok(message.len() - body)
 }
 
-/// Bytes of memory of a message without its texts and its body, which are about as many as on the wire.
+/// Bytes of memory that what a message has any number of takes, without the texts: those take a few times what they are on
+/// the wire at most.
 fn weight(message: &v2::Message) -> usize {
     let keys = message.system_properties.as_ref().map_or(0, |system| system.keys.capacity());
-    size_of::<v2::Message>()
-        + keys * size_of::<String>()
-        + message.user_properties.capacity() * size_of::<(String, String)>()
+    keys * size_of::<String>() + message.user_properties.capacity() * size_of::<(String, String)>()
 }
 
 #[cfg(test)]

@@ -149,7 +149,9 @@ impl MessagingService for Messaging {
         Ok(Response::new(telemetry::commands(self.front.clone(), call, self.connection.peer.ip(), inbound)))
     }
     async fn send_message(&self, r: Request<v2::SendMessageRequest>) -> Result<v2::SendMessageResponse> {
-        let (call, request) = open(r)?;
+        // Counted as it was decoded.
+        let (call, request) = caller(r)?;
+        call.permit.note(|notes| request.describe(notes));
         reply(self.send(&call, request).await)
     }
     async fn receive_message(&self, r: Request<v2::ReceiveMessageRequest>) -> Result<receive::Answer> {

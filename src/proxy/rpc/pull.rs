@@ -25,7 +25,7 @@ use crate::proxy::{status, trace};
 impl Messaging {
     pub async fn pull(&self, call: &Call, request: v2::PullMessageRequest) -> Answer {
         let (front, digest) = (self.front.clone(), DigestKind::for_client(call.language));
-        let (status, messages, next) = match self.pulled(call, &request).await {
+        let (status, messages, next) = match self.pulled(call, request).await {
             Ok(Pulled { messages, next }) if messages.is_empty() => {
                 (Refusal::new(Code::MessageNotFound, "no new message").into(), messages, Some(next))
             }
@@ -39,9 +39,11 @@ impl Messaging {
     async fn pulled(
         &self,
         call: &Call,
-        request: &v2::PullMessageRequest,
+        request: v2::PullMessageRequest,
     ) -> Result<Pulled, (Refusal, Option<QueueOffset>)> {
-        let pull = self.checked(call, request).await.map_err(|refusal| (refusal, None))?;
+        let pull = self.checked(call, &request).await.map_err(|refusal| (refusal, None))?;
+        // A pull may wait for long.
+        drop(request);
         let pulled = self.front.broker.pull(pull).await.map_err(|error| {
             let next = match &error {
                 PullError::OutOfRange { offset, min, max } => Some((*offset).clamp(*min, *max)),

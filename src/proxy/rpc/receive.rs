@@ -30,21 +30,21 @@ use crate::proxy::{
 
 impl Messaging {
     pub async fn receive(&self, call: &Call, request: v2::ReceiveMessageRequest) -> Answer {
-        match self.take(call, &request).await {
+        match self.take(call, request).await {
             Ok(taken) => taken,
             Err(refusal) => Answer::empty(self.front.clone(), refusal),
         }
     }
 
-    async fn take(&self, call: &Call, request: &v2::ReceiveMessageRequest) -> Outcome<Answer> {
+    async fn take(&self, call: &Call, request: v2::ReceiveMessageRequest) -> Outcome<Answer> {
         let config = &self.front.config;
-        let length = self.wait(call, request)?;
+        let length = self.wait(call, &request)?;
         let until = self.front.broker.clock().now().plus(length);
         let topic = convert::topic(request.message_queue.as_ref().and_then(|q| q.topic.as_ref()))?;
         let group = convert::group(request.group.as_ref())?;
         let renewed = request.auto_renew && config.renew.enabled;
-        let invisible = poll::lease(request, renewed, &config.leases)?;
-        self.check_filter(request)?;
+        let invisible = poll::lease(&request, renewed, &config.leases)?;
+        self.check_filter(&request)?;
         let filter = convert::filter(request.filter_expression.as_ref())?;
         // Some clients poll before, or without ever, having told what they are.
         let found = self.front.topic(&topic).await?;
@@ -58,6 +58,8 @@ impl Messaging {
         let max = poll::batch(request.batch_size, &config.polling);
         let attempt_id = request.attempt_id.as_deref().and_then(AttemptId::parse);
         let take = Take { topic: topic.clone(), group: group.clone(), filter, max, invisible, until, attempt_id };
+        // A poll may wait for long.
+        drop(request);
         let deliveries = self.front.broker.take(take).await?;
         if deliveries.is_empty() {
             return Err(Refusal::new(Code::MessageNotFound, "no new message"));

@@ -149,6 +149,46 @@ async fn a_message_with_a_large_body_has_little_beside_it() {
 }
 
 #[tokio::test]
+async fn what_messages_have_any_number_of_is_counted() {
+    let mut config = config();
+    config.limits.connection_bytes_max = 8 << 20;
+    let rig = Rig::start_with(config).await;
+    let mut client = rig.client("c").await;
+    let keys = |n| v2::SystemProperties { message_id: "id".into(), keys: vec![String::new(); n], ..Default::default() };
+    let sent = |n| v2::Message { system_properties: Some(keys(n)), ..message("T", "id", "b") };
+    let refused = client.send_all(vec![sent(200_000), sent(200_000)]).await;
+    assert_eq!(code(&refused.status), Code::TooManyRequests);
+    assert_eq!(code(&client.send_all(vec![sent(20_000)]).await.status), Code::Ok);
+    eventually("everything was given back", || rig.proxy.bytes() == 0).await;
+}
+
+#[tokio::test]
+async fn what_comes_behind_a_message_is_refused_at_once() {
+    let rig = Rig::start().await;
+    let _client = rig.client("c").await;
+    let request = v2::SendMessageRequest { messages: vec![message("T", "id", "b")] };
+    let more = futures_util::stream::iter([Ok(http_body::Frame::data(bytes::Bytes::from_static(&[0])))]);
+    let never = futures_util::stream::pending();
+    let answer = send_raw(&rig, whole(prost::Message::encode_to_vec(&request)).chain(more).chain(never)).await;
+    assert_eq!(code(&answer.status), Code::BadRequest);
+}
+
+#[tokio::test]
+async fn a_request_without_an_end_is_no_request() {
+    let mut config = config();
+    config.limits.upload_timeout = Duration::from_millis(300);
+    let rig = Rig::start_with(config).await;
+    let mut client = rig.client("c").await;
+    client.send("T", "a").await;
+    let request = v2::SendMessageRequest { messages: vec![message("T", "id", "b")] };
+    let empty = futures_util::stream::iter([Ok(http_body::Frame::data(bytes::Bytes::new()))]);
+    let never = futures_util::stream::pending();
+    let answer = send_raw(&rig, whole(prost::Message::encode_to_vec(&request)).chain(empty).chain(never)).await;
+    assert_eq!(code(&answer.status), Code::ProxyTimeout);
+    assert_eq!(client.receive("T", "g").await.messages.len(), 1);
+}
+
+#[tokio::test]
 async fn acks_are_let_in_for_longer_and_not_without_end() {
     let mut config = config();
     config.limits.connection_bytes_max = 100 << 10;

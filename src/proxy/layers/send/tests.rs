@@ -29,6 +29,12 @@ fn fields_of_other_kinds_are_passed_over() {
 }
 
 #[test]
+fn a_message_that_is_no_message_is_an_error() {
+    let faulty = fields(Bytes::from_static(&[0x08, 0x01])).collect::<Vec<_>>();
+    assert!(matches!(&faulty[..], [Err(status)] if status.code() == tonic::Code::Internal), "{faulty:?}");
+}
+
+#[test]
 fn what_is_cut_short_anywhere_ends_with_one_error_or_whole_messages() {
     let bytes = Bytes::from(request().encode_to_vec());
     let whole = request().messages.len();
