@@ -65,7 +65,9 @@ fn probe_a_start(dir: &Path) -> Vec<Seen> {
         let server = Server::start_with(dir, &["--set", &port]);
         is_up.store(true, Relaxed);
         assert_eq!(get(&server.ops(), "/readyz").status, 200);
+        // Before the server is gone: a probe may be under way.
+        let seen = prober.join().expect("no panic");
         server.kill();
-        prober.join().expect("no panic")
+        seen
     })
 }
